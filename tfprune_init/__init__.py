@@ -1,0 +1,62 @@
+"""Prune neural networks before they are trained, in TensorFlow and Keras.
+
+    import tfprune_init as tpi
+
+    report = tpi.prune_at_init(model, train, sparsity=0.95, method="force")
+    model.fit(train, epochs=5)
+    edge = tpi.export_tflite(tpi.strip(model), "model.tflite")
+
+See the README for the whole story.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from tfprune_init.api import find_masks, prune_at_init, score
+from tfprune_init.criteria import criterion
+from tfprune_init.enforce import attach
+from tfprune_init.errors import PruningError
+from tfprune_init.layers import PrunableLayer, strip, wrap
+from tfprune_init.masks import Masks
+from tfprune_init.methods import Method, methods, register
+from tfprune_init.optimizers import mask_gradients
+from tfprune_init.report import PruningReport
+from tfprune_init.version import __version__
+
+if TYPE_CHECKING:
+    from tfprune_init import datasets, models
+    from tfprune_init.export import EdgeReport, export_tflite
+
+__all__ = [
+    "EdgeReport",
+    "Masks",
+    "Method",
+    "PrunableLayer",
+    "PruningError",
+    "PruningReport",
+    "__version__",
+    "attach",
+    "criterion",
+    "datasets",
+    "export_tflite",
+    "find_masks",
+    "mask_gradients",
+    "methods",
+    "models",
+    "prune_at_init",
+    "register",
+    "score",
+    "strip",
+    "wrap",
+]
+
+_LATER = {"datasets": "", "models": "", "export_tflite": "export", "EdgeReport": "export"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the rooms that not every user enters on first use."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    home = import_module(f"{__name__}.{_LATER[name] or name}")
+    return getattr(home, name) if _LATER[name] else home

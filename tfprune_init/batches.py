@@ -1,0 +1,101 @@
+"""The data a network is judged by: checked batches, taken in order, over and over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfprune_init.errors import DataError
+
+ARRAY_BATCH = 128
+
+
+class Batch(NamedTuple):
+    """One batch, its place in the data (counted from 1) and its number of examples."""
+
+    x: Any
+    y: Any
+    sample_weight: Any
+    number: int
+    examples: int
+
+
+class Batches:
+    """An endless, ordered walk through a dataset; each batch is checked as it comes.
+
+    Args:
+        data: A batched tf.data.Dataset of (x, y) or (x, y, sample_weight), or a tuple of such arrays
+            (x and y may be nested in tuples or dicts), which are batched by 128 in their order.
+
+    Raises:
+        DataError: If `data` is neither, is not batched, is empty, or a batch holds NaN or Inf.
+    """
+
+    def __init__(self, data: Any):
+        self._dataset = _as_dataset(data)
+        self._iterator = self._walk()
+
+    def take(self, count: int) -> list[Batch]:
+        """The next `count` batches; after the last one the first follows."""
+        return [next(self._iterator) for _ in range(count)]
+
+    def _walk(self) -> Iterator[Batch]:
+        while True:
+            number = 0
+            for number, element in enumerate(self._dataset, start=1):
+                yield _checked(element, number)
+            if number == 0:
+                raise DataError(
+                    "The dataset is empty: it gave no batch. Check its source and its filters, and whether "
+                    "drop_remainder=True dropped everything."
+                )
+
+
+def _as_dataset(data: Any) -> tf.data.Dataset:
+    if isinstance(data, tf.data.Dataset):
+        spec = data.element_spec
+        if not isinstance(spec, tuple) or len(spec) not in (2, 3):
+            raise DataError(f"The dataset must give (x, y) or (x, y, sample_weight). Received elements: {spec}.")
+        unbatched = [leaf for leaf in tf.nest.flatten(spec) if leaf.shape.rank == 0]
+        if unbatched:
+            raise DataError(
+                "The dataset is not batched: some of its tensors are scalars. Call dataset.batch(128) first. "
+                f"Received elements: {spec}."
+            )
+        return data
+    if isinstance(data, (tuple, list)) and len(data) in (2, 3):
+        arrays = tf.nest.map_structure(np.asarray, _tuples(tuple(data)))
+        lengths = {len(leaf) if leaf.ndim else None for leaf in tf.nest.flatten(arrays)}
+        if len(lengths) != 1 or None in lengths:
+            raise DataError(f"All arrays must have the same number of examples. Received lengths: {lengths}.")
+        if lengths == {0}:
+            raise DataError("The arrays are empty. Received: 0 examples.")
+        return tf.data.Dataset.from_tensor_slices(arrays).batch(ARRAY_BATCH)
+    raise DataError(
+        "data must be a batched tf.data.Dataset of (x, y) or (x, y, sample_weight), or a tuple of arrays. "
+        f"Received: {type(data).__module__}.{type(data).__qualname__}."
+    )
+
+
+def _tuples(nested: Any) -> Any:
+    """Lists of arrays as tuples, which tf.data reads as structure and not as one stacked array."""
+    if isinstance(nested, dict):
+        return {key: _tuples(value) for key, value in nested.items()}
+    if isinstance(nested, tuple) or (isinstance(nested, list) and any(hasattr(v, "shape") for v in nested)):
+        return tuple(_tuples(value) for value in nested)
+    return nested
+
+
+def _checked(element: tuple[Any, ...], number: int) -> Batch:
+    x, y, sample_weight = element if len(element) == 3 else (*element, None)
+    for part, tensors in (("x", x), ("y", y), ("sample_weight", sample_weight)):
+        for leaf in tf.nest.flatten(tensors):
+            if leaf is not None and leaf.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(leaf))):
+                raise DataError(f"{part} of batch {number} holds NaN or Inf. Clean the data before scoring.")
+    examples = int(tf.shape(tf.nest.flatten(x)[0])[0])
+    if examples == 0:
+        raise DataError(f"Batch {number} holds no examples.")
+    return Batch(x, y, sample_weight, number, examples)

@@ -1,0 +1,104 @@
+"""The constraint that keeps pruned weights at exactly zero, on one variable."""
+
+from __future__ import annotations
+
+import base64
+import weakref
+import zlib
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune_init import kerases
+
+
+@keras.saving.register_keras_serializable(package="tfprune_init")
+class MaskConstraint(keras.constraints.Constraint):
+    """Projects a weight array onto its mask: what is not kept becomes exactly 0.0, NaN included.
+
+    Optimizers apply it after every step. The first time it meets its variable it also guards the
+    variable's `assign`, through which averaged weights (EMA), restored weights and checkpoints come back.
+
+    Args:
+        mask: Boolean array, or a boolean variable, of the variable's shape; True where the weight is kept.
+        then: Another constraint on the same variable, applied to the kept weights.
+    """
+
+    def __init__(self, mask: Any, then: Any = None):
+        self._mask = mask if isinstance(mask, keras.Variable) else tf.constant(np.asarray(mask, bool))
+        self.then = keras.constraints.get(then)
+        self._projected: weakref.ref[Any] | None = None
+
+    @property
+    def mask(self) -> np.ndarray:
+        """The mask as a boolean array."""
+        return np.array(self._mask)
+
+    def __call__(self, w: Any) -> tf.Tensor:
+        """The projection of `w`, a variable or a tensor."""
+        if isinstance(w, (keras.Variable, tf.Variable)):
+            self.guard(w)
+        return self.project(tf.convert_to_tensor(w))
+
+    def project(self, w: tf.Tensor) -> tf.Tensor:
+        """`w` with 0.0 where the mask is False; a tensor this returned is returned as it is."""
+        if self._projected is not None and self._projected() is w:
+            return w
+        if self.then is not None:
+            w = tf.convert_to_tensor(self.then(self._zeroed(w)))
+        w = self._zeroed(w)
+        self._projected = weakref.ref(w)
+        return w
+
+    @property
+    def tensor(self) -> tf.Tensor:
+        """The mask as a boolean tensor or tf.Variable."""
+        return self._mask.value if isinstance(self._mask, keras.Variable) else self._mask
+
+    def _zeroed(self, w: tf.Tensor) -> tf.Tensor:
+        return tf.where(self.tensor, w, tf.zeros((), w.dtype))
+
+    def guard(self, variable: Any) -> None:
+        """Let every later `assign` to the variable, whoever calls it, keep the zeros."""
+        for holder in kerases.replicas(variable):
+            if "assign" not in vars(holder):
+                holder.assign = _guarded_assign(holder, self)
+
+    @staticmethod
+    def unguard(variable: Any) -> None:
+        """Take the guard off again."""
+        for holder in kerases.replicas(variable):
+            vars(holder).pop("assign", None)
+
+    def get_config(self) -> dict[str, Any]:
+        """The mask, eight weights a byte and deflated, as text."""
+        mask = self.mask
+        return {
+            "shape": list(mask.shape),
+            "bits": base64.b64encode(zlib.compress(np.packbits(mask).tobytes(), 9)).decode("ascii"),
+            "then": keras.constraints.serialize(self.then) if self.then is not None else None,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> MaskConstraint:
+        """The constraint that `get_config` described."""
+        packed = np.frombuffer(zlib.decompress(base64.b64decode(config["bits"])), np.uint8)
+        size = int(np.prod(config["shape"], dtype=np.int64))
+        mask = np.unpackbits(packed, count=size).astype(bool).reshape(config["shape"])
+        return cls(mask, then=config["then"])
+
+
+def _guarded_assign(holder: tf.Variable, constraint: MaskConstraint) -> Any:
+    def assign(value: Any, *args: Any, **kwargs: Any) -> Any:
+        tensor = tf.convert_to_tensor(value, dtype=holder.dtype)
+        return type(holder).assign(holder, constraint.project(tensor), *args, **kwargs)
+
+    return assign
+
+
+def constraint_of(variable: Any) -> MaskConstraint | None:
+    """The MaskConstraint on a variable, or None."""
+    constraint = variable.constraint
+    return constraint if isinstance(constraint, MaskConstraint) else None

@@ -1,0 +1,203 @@
+"""Masks that stay true while a model trains: attach them to its variables, and take them off again."""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+import numpy as np
+
+from tfprune_init import kerases
+from tfprune_init.constraint import MaskConstraint, constraint_of
+from tfprune_init.errors import EnforcementError
+from tfprune_init.masks import Masks
+from tfprune_init.optimizers import guard_optimizer, release_optimizer
+from tfprune_init.targets import Target, all_variables
+
+# Attribute through which a Keras 3 layer saves the constraint of its variable.
+_CONFIG_ATTRIBUTES = {
+    "kernel": ("kernel_constraint", "depthwise_constraint"),
+    "bias": ("bias_constraint",),
+    "depthwise_kernel": ("depthwise_constraint",),
+    "pointwise_kernel": ("pointwise_constraint",),
+    "recurrent_kernel": ("recurrent_constraint",),
+}
+
+
+def attach(model: Any, masks: Masks | None = None) -> None:
+    """Set pruned weights to zero and hold them there, whatever trains the model from now on.
+
+    Each masked variable gets a constraint that every Keras optimizer applies after every step, and its
+    `assign` is guarded, so averaged (EMA), restored and loaded weights come back with zeros too. Optimizers
+    that share statistics between weights (clipnorm, global_clipnorm, LAMB, Muon) get masked gradients. The
+    constraints are saved with the layers in a .keras file; where a layer cannot save them (inside attention,
+    in subclassed models, tf_keras), saving the whole model is refused: save weights, or use `wrap`.
+
+    Training functions of your own that were traced before this call do not know the masks: trace them anew.
+    `strip` refuses a model whose pruned weights came back.
+
+    Args:
+        model: A built model, Keras 3 or tf_keras, compiled or not.
+        masks: What to keep. None takes the masks the model carries already, as after loading a .keras file,
+            where it renews what a file cannot hold: the hold on the optimizer's shared statistics.
+
+    Raises:
+        MaskMismatchError: If the masks were made for another model; nothing is changed then.
+        EnforcementError: If `masks` is None and the model carries none.
+
+    Example:
+        >>> import keras, tfprune_init as tpi
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        >>> tpi.attach(model, tpi.find_masks(model, None, sparsity=0.75, method="random"))
+        >>> int((model.layers[0].kernel.numpy() != 0).sum())
+        8
+    """
+    kerases.check_model(model)
+    if masks is None:
+        masks = attached_masks(model)
+        if masks is None:
+            raise EnforcementError(f"Model {model.name!r} carries no masks; pass them. Received: masks=None.")
+    variables = masks.check(model)
+    for path, target in variables.items():
+        held = constraint_of(target.variable)
+        if held is None or not np.array_equal(held.mask, masks[path]):
+            _release(target)
+            _hold(model, target, MaskConstraint(masks[path], then=target.variable.constraint))
+        else:
+            held.guard(target.variable)
+        target.tensor.assign(target.tensor)
+    arm(model)
+
+
+def attached_masks(model: Any) -> Masks | None:
+    """The masks a model carries, or None."""
+    held = {t.path: constraint_of(t.variable) for t in all_variables(model)}
+    masks = {path: constraint.mask for path, constraint in held.items() if constraint is not None}
+    return Masks(masks) if masks else None
+
+
+def check_zeros(model: Any) -> None:
+    """Refuse a model whose pruned weights came back.
+
+    Raises:
+        EnforcementError: If a pruned weight is not exactly 0.0; names the variables and counts.
+    """
+    leaks = []
+    for target in all_variables(model):
+        constraint = constraint_of(target.variable)
+        if constraint is not None:
+            count = int(np.count_nonzero(np.asarray(target.tensor)[~constraint.mask]))
+            leaks += [f"{count} of {target.path}"] if count else []
+    if leaks:
+        raise EnforcementError(
+            f"Pruned weights came back: {', '.join(leaks)}. Something wrote to them past the optimizer and past "
+            "assign: a training function traced before attach, or a TensorFlow checkpoint. Call "
+            "tpi.attach(model, masks) again, trace the training function anew, and train."
+        )
+
+
+def release(model: Any) -> None:
+    """Take the masks off a model after checking its zeros; the zeros stay.
+
+    Raises:
+        EnforcementError: If the model carries no masks, or pruned weights came back.
+    """
+    if attached_masks(model) is None:
+        raise EnforcementError(f"Model {model.name!r} carries no masks, so there is nothing to take off.")
+    check_zeros(model)
+    for target in all_variables(model):
+        if constraint_of(target.variable) is not None:
+            _release(target)
+    for layer in [model, *kerases.layers_below(model)]:
+        if getattr(vars(layer).get("get_config"), "__func__", None) is _refuse_config:
+            del vars(layer)["get_config"]
+    vars(model).pop("compile", None)
+    if getattr(model, "optimizer", None) is not None:
+        release_optimizer(model.optimizer)
+    kerases.forget_train_function(model)
+
+
+def arm(model: Any) -> None:
+    """Hold the model's optimizer, this one and those compiled later, and rebuild its training function."""
+    if getattr(model, "optimizer", None) is not None:
+        guard_optimizer(model.optimizer)
+    vars(model)["compile"] = MethodType(_compile, model)
+    kerases.forget_train_function(model)
+
+
+def _compile(self: Any, *args: Any, **kwargs: Any) -> None:
+    type(self).compile(self, *args, **kwargs)
+    guard_optimizer(self.optimizer)
+
+
+def _hold(model: Any, target: Target, constraint: MaskConstraint) -> None:
+    kerases.set_constraint(target.variable, constraint)
+    constraint.guard(target.variable)
+    holder = _serialized_layer(model, target)
+    attribute = _config_attribute(target)
+    if attribute:
+        setattr(target.layer, attribute, constraint)
+    if not (attribute and kerases.is_keras3(model) and _saves_constraint(holder, target.layer, attribute)):
+        vars(holder)["get_config"] = MethodType(_refuse_config, holder)
+
+
+def _release(target: Target) -> None:
+    constraint = constraint_of(target.variable)
+    if constraint is not None:
+        MaskConstraint.unguard(target.variable)
+        kerases.set_constraint(target.variable, constraint.then)
+        attribute = _config_attribute(target)
+        if attribute and isinstance(getattr(target.layer, attribute), MaskConstraint):
+            setattr(target.layer, attribute, constraint.then)
+
+
+def _config_attribute(target: Target) -> str | None:
+    names = _CONFIG_ATTRIBUTES.get(target.name, ())
+    return next((name for name in names if hasattr(target.layer, name)), None)
+
+
+def _chain(model: Any, target: Target) -> list[Any]:
+    """The layers from the model down to the one that owns the variable."""
+
+    def descend(layer: Any) -> list[Any] | None:
+        if layer is target.layer:
+            return [layer]
+        for child in kerases.sublayers(layer):
+            below = descend(child)
+            if below is not None:
+                return [layer, *below]
+        return None
+
+    return descend(model) or [model]
+
+
+def _serialized_layer(model: Any, target: Target) -> Any:
+    """The outermost layer on the way to the variable that is saved as one piece, by its own config."""
+    return next(layer for layer in _chain(model, target) if not kerases.is_symbolic(layer))
+
+
+def _saves_constraint(holder: Any, layer: Any, attribute: str) -> bool:
+    """Whether the config of `holder` carries the constraint that `layer` has in `attribute`."""
+    passes_on = kerases.class_names(holder) & {
+        "LSTM",
+        "GRU",
+        "SimpleRNN",
+        "ConvLSTM1D",
+        "ConvLSTM2D",
+        "ConvLSTM3D",
+    }
+    if holder is not layer and not passes_on:
+        return False
+    if type(holder).__module__.split(".")[0] == "keras":
+        return True
+    saved = holder.get_config().get(attribute)
+    return isinstance(saved, dict) and saved.get("class_name") == MaskConstraint.__name__
+
+
+def _refuse_config(self: Any) -> dict[str, Any]:
+    raise EnforcementError(
+        f"Layer {self.name!r} ({type(self).__name__}) cannot save the masks attached to it, and a copy without "
+        "them would train its pruned weights back. Save weights only (model.save_weights), or use "
+        "tpi.wrap(model, masks), whose masks are saved with the model, or call tpi.strip(model) first and "
+        "tpi.attach(model, tpi.Masks.from_zeros(model)) after loading."
+    )

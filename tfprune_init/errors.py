@@ -1,0 +1,51 @@
+"""Everything that can go wrong, by name.
+
+Every message says what was received and what to try. All errors derive from `PruningError`;
+those that report a bad argument are also `ValueError`s, so existing handlers catch them.
+"""
+
+from __future__ import annotations
+
+
+class PruningError(Exception):
+    """Base class of every error this package raises on purpose."""
+
+
+class OptionError(PruningError, ValueError):
+    """An option is out of range, unknown, or has no effect on the chosen method."""
+
+
+class ModelError(PruningError, ValueError):
+    """The model cannot be pruned as it is: unbuilt, without a loss, nothing prunable, NaN weights."""
+
+
+class DataError(PruningError, ValueError):
+    """The dataset is empty, unbatched, malformed, or holds NaN or Inf."""
+
+
+class ScoreError(PruningError):
+    """The scores are unusable: NaN, Inf, or no gradient reached them."""
+
+
+class NetworkCollapseError(PruningError):
+    """The pruned network passes no signal from its inputs to its outputs."""
+
+
+class MaskMismatchError(PruningError, ValueError):
+    """The masks were made for another model; the message names what does not fit."""
+
+
+class MaskFileError(PruningError, ValueError):
+    """The file is not a mask file, or it is truncated or damaged."""
+
+
+class EnforcementError(PruningError):
+    """Pruned weights could not be held at exactly zero."""
+
+
+class ExportError(PruningError):
+    """The model could not be exported, or the exported file disagrees with the model."""
+
+
+class DatasetUnavailableError(PruningError):
+    """The dataset is neither prepared here nor can it be downloaded."""

@@ -1,0 +1,296 @@
+"""The two Kerases: every difference between Keras 3 and tf_keras that this package meets, in one place.
+
+Rooms above speak of models, layers and variables without asking which Keras they belong to.
+tf_keras is never imported here: a model of it can only exist once its user has imported it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune_init.errors import ModelError
+
+LossFunction = Callable[[Any, Any, Any, Any], tf.Tensor]
+
+
+def is_keras3(obj: Any) -> bool:
+    """Whether `obj` is a layer or model of Keras 3."""
+    return isinstance(obj, keras.layers.Layer)
+
+
+def _tf_keras() -> Any:
+    return sys.modules.get("tf_keras")
+
+
+def is_model(obj: Any) -> bool:
+    """Whether `obj` is a model of either Keras."""
+    legacy = _tf_keras()
+    return isinstance(obj, keras.Model) or (legacy is not None and isinstance(obj, legacy.Model))
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is not a built Keras model on the TensorFlow backend.
+
+    Raises:
+        ModelError: If `model` is no model, is not built, or runs on another Keras backend.
+    """
+    if not is_model(model):
+        raise ModelError(
+            "A keras.Model (Keras 3) or tf_keras.Model is needed. "
+            f"Received: {type(model).__module__}.{type(model).__qualname__}."
+        )
+    if is_keras3(model) and keras.backend.backend() != "tensorflow":
+        raise ModelError(
+            "Keras must run on the TensorFlow backend: set KERAS_BACKEND=tensorflow before the first "
+            f"import of keras. Received: backend {keras.backend.backend()!r}."
+        )
+    if not model.built or not model.variables:
+        raise ModelError(
+            f"Model {model.name!r} is not built, so it has no weights to score. Call it once on a batch, "
+            "call model.build(input_shape), or start it with an Input. Received: an unbuilt model."
+        )
+
+
+def class_names(layer: Any) -> frozenset[str]:
+    """Names of the layer's own class and of all its bases that one of the Kerases defines."""
+    return frozenset(
+        base.__name__ for base in type(layer).__mro__ if base.__module__.split(".")[0] in ("keras", "tf_keras")
+    )
+
+
+def sublayers(layer: Any) -> list[Any]:
+    """Layers that `layer` holds directly, in the order they were tracked."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def layers_below(layer: Any) -> Iterator[Any]:
+    """Every layer inside `layer`, depth first, each once."""
+    seen: set[int] = set()
+    stack = sublayers(layer)[::-1]
+    while stack:
+        child = stack.pop()
+        if id(child) not in seen:
+            seen.add(id(child))
+            yield child
+            stack.extend(sublayers(child)[::-1])
+
+
+def own_variables(layer: Any) -> list[Any]:
+    """Variables created by `layer` itself, not by a layer inside it."""
+    inner = {id(v) for child in sublayers(layer) for v in child.variables}
+    return [v for v in layer.variables if id(v) not in inner]
+
+
+def variable_name(layer: Any, variable: Any) -> str:
+    """Last part of the variable's path, the same under both Kerases."""
+    name = variable.name.split("/")[-1].split(":")[0]
+    # tf_keras calls the one kernel of DepthwiseConv `depthwise_kernel`; SeparableConv has two.
+    if name == "depthwise_kernel" and "SeparableConv" not in "".join(class_names(layer)):
+        return "kernel"
+    return name
+
+
+def tensor_of(variable: Any) -> tf.Variable:
+    """The tf.Variable that holds a Keras variable's value."""
+    return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+def set_constraint(variable: Any, constraint: Any) -> None:
+    """Put a constraint on a variable, after it was built."""
+    if isinstance(variable, keras.Variable):
+        variable.constraint = constraint
+        return
+    variable._constraint = constraint
+    for replica in replicas(variable):
+        replica._constraint = constraint
+
+
+def replicas(variable: Any) -> list[tf.Variable]:
+    """The tf.Variables that hold a variable's value: itself, and its copy on each replica."""
+    holder = tensor_of(variable)
+    copies = (
+        list(getattr(holder, "values", ()))
+        if hasattr(holder, "_distributed_container") or hasattr(holder, "_primary")
+        else []
+    )
+    return [holder, *copies]
+
+
+def changeable_variables(model: Any) -> list[tf.Variable]:
+    """Variables that a forward pass in training mode may move: statistics, seeds, metrics."""
+    moved = [v for v in model.variables if not getattr(v, "trainable", False)]
+    moved += list(model.non_trainable_variables)
+    for metric in model.metrics if getattr(model, "compiled", False) or is_keras3(model) else []:
+        moved += list(metric.variables)
+    unique = {id(tensor_of(v)): tensor_of(v) for v in moved}
+    return list(unique.values())
+
+
+def seed_states(model: Any) -> list[tf.Variable]:
+    """States of the model's own random number generators (Keras 3 keeps them as variables)."""
+    return [tensor_of(v) for v in model.non_trainable_variables if variable_name(model, v) == "seed_generator_state"]
+
+
+def call(model: Any, x: Any, training: bool) -> Any:
+    """Forward pass, with `training` only where the model takes it."""
+    if "training" in inspect.signature(model.call).parameters or is_symbolic(model):
+        return model(x, training=training)
+    return model(x)
+
+
+def is_symbolic(model: Any) -> bool:
+    """Whether the model is a graph of layers (Sequential or functional), with symbolic inputs."""
+    return getattr(model, "inputs", None) is not None and bool(class_names(model) & {"Functional", "Sequential"})
+
+
+def example_input(model: Any, rng: np.random.Generator) -> Any:
+    """Two made-up examples for a symbolic model: uniform floats in 0..1, integers 0 and 1."""
+
+    def one(symbol: Any) -> tf.Tensor:
+        shape = (2, *(8 if size is None else size for size in symbol.shape[1:]))
+        dtype = tf.as_dtype(symbol.dtype)
+        values = rng.uniform(size=shape) if dtype.is_floating else rng.integers(0, 2, shape)
+        return tf.constant(values, dtype)
+
+    return tf.nest.map_structure(one, model.inputs[0] if len(model.inputs) == 1 else model.input)
+
+
+def differentiable_input(model: Any, x: Any) -> Any:
+    """The batch with integers as floats where the model itself would make them floats."""
+    if not is_symbolic(model):
+        return x
+    symbols = list(model.inputs)
+    leaves = tf.nest.flatten(x)
+    if len(symbols) != len(leaves):
+        return x
+    floats = [
+        tf.cast(leaf, symbol.dtype) if tf.as_dtype(symbol.dtype).is_floating else leaf
+        for leaf, symbol in zip(leaves, symbols, strict=True)
+    ]
+    return tf.nest.pack_sequence_as(x, floats)
+
+
+def embedding_tables(model: Any) -> list[tf.Variable]:
+    """Tables of the model's Embedding layers, which is where a signal enters that integers carry."""
+    return [
+        tensor_of(variable)
+        for layer in layers_below(model)
+        if "Embedding" in class_names(layer)
+        for variable in own_variables(layer)
+        if tensor_of(variable).dtype.is_floating
+    ]
+
+
+def output_names(model: Any, count: int) -> list[str]:
+    """A name for each of the model's outputs."""
+    names = getattr(model, "output_names", None)
+    return list(names) if names and len(names) == count else [f"output_{i}" for i in range(count)]
+
+
+def computes_in_float16(model: Any) -> bool:
+    """Whether some layer computes in float16, whose gradients underflow without loss scaling."""
+    return any(getattr(layer, "compute_dtype", None) == "float16" for layer in [model, *layers_below(model)])
+
+
+def seed_graph(seed: int) -> None:
+    """Give the ops of the function being traced a fixed seed: tf_keras draws Dropout masks from it."""
+    if not tf.executing_eagerly():
+        tf.compat.v1.get_default_graph().seed = seed
+
+
+def added_losses(model: Any) -> list[tf.Tensor]:
+    """Losses that layers added in the last call; weight regularizers are left out."""
+    if is_keras3(model):
+        regularized = sum(v.regularizer is not None for v in model.trainable_weights)
+        losses = model.losses
+        return losses[: len(losses) - regularized]
+    holders = [model, *layers_below(model)]
+    return [loss for layer in holders for loss in (layer._eager_losses or layer._losses)]
+
+
+def loss_function(model: Any, loss: Any) -> LossFunction:
+    """The loss to differentiate, as `f(x, y, y_pred, sample_weight) -> scalar`.
+
+    Args:
+        model: A built model. Its own compiled loss and metrics objects are not touched.
+        loss: Anything `compile(loss=...)` takes, or None for the compiled loss. A model that overrides
+            `compute_loss` is then judged by exactly what that returns.
+
+    Returns:
+        The data loss plus the losses that layers add; weight regularizers are not part of it.
+
+    Raises:
+        ModelError: If there is neither a `loss` nor a compiled one nor an overridden `compute_loss`.
+    """
+    weights = None
+    if loss is None:
+        if _overrides_compute_loss(model):
+            return lambda x, y, y_pred, w: model.compute_loss(x, y, y_pred, w)
+        loss, weights = _compiled_loss(model)
+    if loss is None:
+        raise ModelError(
+            f"Model {model.name!r} has no loss to judge connections by: call model.compile(loss=...) first, "
+            "or pass loss=... here. Received: loss=None and a model compiled without one."
+        )
+    host = keras.Model() if is_keras3(model) else _tf_keras().Model()
+    host.output_names = getattr(model, "output_names", None)
+    host.compile(loss=loss, loss_weights=weights)
+
+    def data_loss(x: Any, y: Any, y_pred: Any, sample_weight: Any) -> tf.Tensor:
+        if is_keras3(model):
+            total = host.compute_loss(x, y, y_pred, sample_weight)
+        else:
+            total = host.compiled_loss(y, y_pred, sample_weight)
+        return tf.add_n([total, *[tf.cast(tf.reduce_sum(extra), total.dtype) for extra in added_losses(model)]])
+
+    return data_loss
+
+
+def sums_examples(model: Any, loss: Any) -> bool:
+    """Whether the loss adds examples up (reduction "sum") instead of averaging them."""
+    if loss is None:
+        loss, _ = _compiled_loss(model)
+    flat = tf.nest.flatten(loss)
+    return bool(flat) and all(getattr(one, "reduction", None) == "sum" for one in flat)
+
+
+def _overrides_compute_loss(model: Any) -> bool:
+    base = keras.Model if is_keras3(model) else _tf_keras().Model
+    return type(model).compute_loss is not base.compute_loss
+
+
+def _compiled_loss(model: Any) -> tuple[Any, Any]:
+    if is_keras3(model):
+        compiled = getattr(model, "_compile_loss", None)
+        return (None, None) if compiled is None else (compiled._user_loss, compiled._user_loss_weights)
+    container = getattr(model, "compiled_loss", None)
+    return (None, None) if container is None else (container._user_losses, container._user_loss_weights)
+
+
+def forget_train_function(model: Any) -> None:
+    """Make the next fit build its training step anew, so that what was attached since takes part."""
+    model.train_function = None
+    if not is_keras3(model):
+        model.train_tf_function = None
+
+
+def gradient_entry(optimizer: Any) -> str:
+    """Name of the optimizer's method through which all gradients pass."""
+    return "apply" if isinstance(optimizer, keras.optimizers.Optimizer) else "apply_gradients"
+
+
+def package_of(model: Any) -> str:
+    """Which Keras the model belongs to: "keras" or "tf_keras"."""
+    return "keras" if is_keras3(model) else "tf_keras"
+
+
+def version_of(model: Any) -> str:
+    """Version of that Keras."""
+    return (keras if is_keras3(model) else _tf_keras()).__version__

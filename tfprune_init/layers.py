@@ -1,0 +1,235 @@
+"""Masks that travel inside a saved Keras 3 model: a wrapper layer that holds them as its weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune_init import kerases
+from tfprune_init.constraint import MaskConstraint
+from tfprune_init.enforce import arm, attach, attached_masks, check_zeros, release
+from tfprune_init.errors import ModelError
+from tfprune_init.masks import Masks
+from tfprune_init.targets import all_variables
+
+
+@keras.saving.register_keras_serializable(package="tfprune_init")
+class PrunableLayer(keras.layers.Wrapper):
+    """A layer whose pruned weights stay at zero, wherever it is saved, loaded and trained.
+
+    Its masks are boolean weights of its own, so they are saved in .keras and .weights.h5 files and come
+    back on loading, with no custom_objects, wherever `tfprune_init` is imported. It computes exactly what the
+    layer inside computes.
+
+    Args:
+        layer: The layer to wrap.
+        masked: Paths of the masked variables within it, e.g. "kernel" or "query/kernel".
+        **kwargs: Usual layer arguments.
+    """
+
+    # Variables keep the paths they have without the wrapper.
+    carries_masks = True
+
+    def __init__(self, layer: keras.layers.Layer, masked: tuple[str, ...] | list[str] = ("kernel",), **kwargs: Any):
+        super().__init__(layer, **kwargs)
+        self.masked = tuple(masked)
+        self.supports_masking = layer.supports_masking
+        self._masks: dict[str, keras.Variable] = {}
+
+    def build(self, input_shape: Any = None) -> None:
+        """Build the layer inside and a mask, all True, for each masked variable."""
+        if not self.layer.built:
+            self.layer.build(input_shape)
+        for path, variable in self.masked_variables().items():
+            mask = self.add_weight(
+                name=f"mask_{path.replace('/', '_')}",
+                shape=variable.shape,
+                dtype="bool",
+                initializer="ones",
+                trainable=False,
+                autocast=False,
+            )
+            self._masks[path] = mask
+            constraint = MaskConstraint(mask, then=variable.constraint)
+            kerases.set_constraint(variable, constraint)
+            constraint.guard(variable)
+        self.built = True
+
+    def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """What the layer inside computes."""
+        return self.layer(inputs, *args, **kwargs)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        """Time-step mask of the layer inside."""
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    def get_prunable_weights(self) -> list[keras.Variable]:
+        """The masked variables: TF-MOT's contract for layers that say what may be pruned."""
+        return list(self.masked_variables().values())
+
+    def set_masks(self, masks: dict[str, np.ndarray]) -> None:
+        """Set the masks, by path within the layer, and zero what they prune."""
+        variables = self.masked_variables()
+        for path, mask in masks.items():
+            self._masks[path].assign(mask)
+            variables[path].assign(variables[path])
+
+    def get_config(self) -> dict[str, Any]:
+        """Configuration of the wrapper and of the layer inside."""
+        return {**super().get_config(), "masked": list(self.masked)}
+
+    def masked_variables(self) -> dict[str, keras.Variable]:
+        """The masked variables, by path within the layer."""
+        variables = {target.path: target.variable for target in all_variables(self.layer)}
+        unknown = [path for path in self.masked if path not in variables]
+        if unknown:
+            raise ModelError(
+                f"Layer {self.layer.name!r} has no variable {', '.join(unknown)}. It has: {', '.join(variables)}."
+            )
+        return {path: variables[path] for path in self.masked}
+
+
+def wrap(model: Any, masks: Masks) -> Any:
+    """Copy a Sequential or functional Keras 3 model into one whose masks are saved with it.
+
+    Args:
+        model: A built model, on which the masks may be attached; it stays as it is.
+        masks: What to keep.
+
+    Returns:
+        A new uncompiled model with the same weights, pruned ones at zero, whose masked layers are each inside
+        a `PrunableLayer`. Compile it before training. Loaded from a file, it holds its zeros at once; if its
+        optimizer shares statistics (clipnorm, LAMB, Muon), call `tpi.attach(model)` to keep pruned
+        connections out of those as well.
+
+    Raises:
+        ModelError: If the model is subclassed or of tf_keras.
+        MaskMismatchError: If the masks were made for another model.
+
+    Example:
+        >>> import keras, tfprune_init as tpi
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        >>> wrapped = tpi.wrap(model, tpi.find_masks(model, None, sparsity=0.75, method="random"))
+        >>> type(wrapped.layers[0]).__name__
+        'PrunableLayer'
+    """
+    kerases.check_model(model)
+    if not kerases.is_keras3(model):
+        raise ModelError("tpi.wrap takes Keras 3 models. Received: a tf_keras model; use tpi.attach(model, masks).")
+    if not kerases.is_symbolic(model):
+        raise ModelError(
+            f"tpi.wrap copies Sequential and functional models. Received: {type(model).__name__}, a subclassed "
+            "model; use tpi.attach(model, masks)."
+        )
+    masks.check(model)
+    held = attached_masks(model)
+    if held is not None:
+        release(model)
+    try:
+        wrapped = _copied_with(model, masks)
+    finally:
+        if held is not None:
+            attach(model, held)
+    arm(wrapped)
+    return wrapped
+
+
+def strip(model: Any) -> Any:
+    """Take masks off a model; pruned weights stay exactly zero.
+
+    Args:
+        model: A model with masks attached, or wrapped.
+
+    Returns:
+        The same model where masks were attached; for a wrapped model a new one without the wrappers.
+
+    Raises:
+        EnforcementError: If the model carries no masks, or pruned weights came back.
+
+    Example:
+        >>> import keras, tfprune_init as tpi
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        >>> report = tpi.prune_at_init(model, None, sparsity=0.75, method="magnitude")
+        >>> int((tpi.strip(model).layers[0].kernel.numpy() == 0).sum())
+        24
+    """
+    kerases.check_model(model)
+    if not _is_wrapped(model):
+        release(model)
+        return model
+    return plain(model)
+
+
+def plain(model: Any) -> Any:
+    """The model without wrappers, its zeros checked: itself where it has none.
+
+    Raises:
+        EnforcementError: If pruned weights came back.
+    """
+    kerases.check_model(model)
+    check_zeros(model)
+    if not _is_wrapped(model):
+        return model
+
+    def unwrapped(layer: Any) -> Any:
+        inner = layer.layer if isinstance(layer, PrunableLayer) else layer
+        return _clone(inner)
+
+    copy = _clone_model(model, unwrapped)
+    _copy_weights(model, copy)
+    return copy
+
+
+def _is_wrapped(model: Any) -> bool:
+    return any(isinstance(layer, PrunableLayer) for layer in kerases.layers_below(model))
+
+
+def _copied_with(model: Any, masks: Masks) -> Any:
+    masked_ids = {id(t.variable) for t in all_variables(model) if t.path in masks}
+    inside = {
+        id(layer): tuple(t.path for t in all_variables(layer) if id(t.variable) in masked_ids)
+        for layer in _serialized_layers(model)
+    }
+
+    def wrapping(layer: Any) -> Any:
+        copy = _clone(layer)
+        masked = inside.get(id(layer))
+        if not masked:
+            return copy
+        if not copy.built:
+            copy.build_from_config(layer.get_build_config())
+        return PrunableLayer(copy, masked, name=f"prunable_{layer.name}")
+
+    wrapped = _clone_model(model, wrapping)
+    _copy_weights(model, wrapped)
+    paths = {id(t.variable): t.path for t in all_variables(wrapped)}
+    for layer in kerases.layers_below(wrapped):
+        if isinstance(layer, PrunableLayer):
+            layer.set_masks({p: masks[paths[id(v)]] for p, v in layer.masked_variables().items()})
+    return wrapped
+
+
+def _serialized_layers(model: Any) -> list[Any]:
+    """The layers that are cloned one by one: all that are not graphs of layers themselves."""
+    layers: list[Any] = []
+    for layer in kerases.sublayers(model):
+        layers += _serialized_layers(layer) if kerases.is_symbolic(layer) else [layer]
+    return layers
+
+
+def _clone(layer: Any) -> Any:
+    return type(layer).from_config(layer.get_config())
+
+
+def _clone_model(model: Any, clone_layer: Any) -> Any:
+    nested = any(kerases.is_symbolic(layer) for layer in kerases.sublayers(model))
+    return keras.models.clone_model(model, clone_function=clone_layer, recursive=nested)
+
+
+def _copy_weights(source: Any, copy: Any) -> None:
+    values = {target.path: target.tensor for target in all_variables(source)}
+    for target in all_variables(copy):
+        if target.path in values:
+            target.tensor.assign(values[target.path])

@@ -1,0 +1,223 @@
+"""What pruning did: a table to read, a dictionary to compute with."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.table import Table
+
+from tfprune_init import kerases
+from tfprune_init.masks import Masks
+from tfprune_init.search import Search, Step
+from tfprune_init.targets import Skipped, Target, Targets
+from tfprune_init.version import __version__
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """What is left of one variable.
+
+    Attributes:
+        path: The variable.
+        shape: Its shape.
+        size: Number of its weights.
+        kept: Number of weights kept.
+        inputs: Number of its input units; `dead_inputs` of them keep no weight.
+        outputs: Number of its output units; `dead_outputs` of them keep no weight.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    size: int
+    kept: int
+    inputs: int
+    dead_inputs: int
+    outputs: int
+    dead_outputs: int
+
+    @property
+    def density(self) -> float:
+        """Share of weights kept."""
+        return self.kept / self.size
+
+
+@dataclass(frozen=True)
+class PruningReport:
+    """An account of one pruning at initialization.
+
+    Attributes:
+        model: Name of the model.
+        method: Name of the method.
+        options: What the method ran with: schedule, steps, scope, regrow, seed and the rest.
+        masks: What is kept.
+        requested_sparsity: Sparsity asked for.
+        layers: One row for each pruned variable, in their fixed order.
+        skipped: Every other variable, with its reason.
+        steps: The steps of the search, with seconds and objective.
+        empty: Paths of variables that keep no weight (in a network that still passes signals).
+        connected: Whether every output still answers to the inputs; None if it could not be measured.
+        signal: How strongly each output answers (largest absolute derivative of a fixed random projection of
+            the output with respect to the inputs), or None.
+        seconds: Wall time of the search.
+        versions: Versions of what it ran on.
+    """
+
+    model: str
+    method: str
+    options: dict[str, Any]
+    masks: Masks
+    requested_sparsity: float
+    layers: tuple[LayerRow, ...]
+    skipped: tuple[Skipped, ...]
+    steps: tuple[Step, ...]
+    empty: tuple[str, ...]
+    connected: bool | None
+    signal: dict[str, float] | None
+    seconds: float
+    versions: dict[str, str]
+
+    @property
+    def sparsity(self) -> float:
+        """Sparsity achieved, as a share of the prunable weights."""
+        return self.masks.sparsity
+
+    @property
+    def density(self) -> float:
+        """Density achieved."""
+        return self.masks.density
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the masks themselves, in types that JSON knows."""
+        return {
+            "model": self.model,
+            "method": self.method,
+            "options": self.options,
+            "requested_sparsity": self.requested_sparsity,
+            "sparsity": self.sparsity,
+            "size": self.masks.size,
+            "kept": self.masks.kept,
+            "fingerprint": self.masks.fingerprint,
+            "layers": [{**asdict(row), "shape": list(row.shape), "density": row.density} for row in self.layers],
+            "skipped": [{**asdict(row), "shape": list(row.shape)} for row in self.skipped],
+            "steps": [asdict(step) for step in self.steps],
+            "empty": list(self.empty),
+            "connected": self.connected,
+            "signal": self.signal,
+            "seconds": self.seconds,
+            "versions": self.versions,
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_dict()` as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    def print(self, file: IO[str] | None = None) -> None:
+        """Print the report as tables; to standard output if no `file` is given."""
+        console = Console(file=file)
+        console.print(self._layer_table())
+        console.print(self._skipped_table())
+        for line in self._remarks():
+            console.print(line, highlight=False)
+
+    def _layer_table(self) -> Table:
+        table = Table(title=f"{self.model} pruned by {self.method}", title_justify="left")
+        table.add_column("variable", overflow="fold")
+        for name in ("shape", "kept", "of", "density", "dead inputs", "dead outputs"):
+            table.add_column(name, justify="right")
+        for row in self.layers:
+            table.add_row(
+                row.path + (" (empty)" if row.kept == 0 else ""),
+                "x".join(map(str, row.shape)),
+                f"{row.kept:,}",
+                f"{row.size:,}",
+                f"{row.density:.2%}",
+                f"{row.dead_inputs:,}/{row.inputs:,}",
+                f"{row.dead_outputs:,}/{row.outputs:,}",
+            )
+        table.add_section()
+        table.add_row("all", "", f"{self.masks.kept:,}", f"{self.masks.size:,}", f"{self.density:.2%}", "", "")
+        return table
+
+    def _skipped_table(self) -> Table:
+        reasons: dict[str, list[Skipped]] = {}
+        for row in self.skipped:
+            reasons.setdefault(row.reason, []).append(row)
+        table = Table(title="not pruned", title_justify="left")
+        table.add_column("reason", overflow="fold")
+        table.add_column("variables", justify="right")
+        table.add_column("weights", justify="right")
+        table.add_column("e.g.", overflow="fold")
+        for reason, rows in reasons.items():
+            weights = sum(math.prod(row.shape) for row in rows)
+            table.add_row(reason, str(len(rows)), f"{weights:,}", rows[0].path)
+        return table
+
+    def _remarks(self) -> list[str]:
+        verdict = {
+            True: "every output still answers to the inputs",
+            False: "some output answers to no input, as in the dense network",
+            None: "whether the network is still connected was not measured (no data, no symbolic inputs)",
+        }[self.connected]
+        plural = "" if len(self.steps) == 1 else "s"
+        lines = [
+            f"sparsity {self.sparsity:.4%} (asked for {self.requested_sparsity:.4%}), {len(self.steps)} step{plural} "
+            f"in {self.seconds:.1f} s; {verdict}."
+        ]
+        if self.empty:
+            lines.append(f"Empty, bypassed by other paths: {', '.join(self.empty)}.")
+        return lines
+
+
+def make_report(
+    model: Any, targets: Targets, found: Search, method: str, options: dict[str, Any], sparsity: float
+) -> PruningReport:
+    """Put a report together from what a search found."""
+    left = found.connectivity
+
+    def row(target: Target) -> LayerRow:
+        def units(axes: tuple[int, ...]) -> int:
+            return int(np.prod([target.shape[axis] for axis in axes], dtype=np.int64)) if axes else 0
+
+        return LayerRow(
+            path=target.path,
+            shape=target.shape,
+            size=target.size,
+            kept=int(np.count_nonzero(found.masks[target.path])),
+            inputs=units(target.units.inputs),
+            dead_inputs=left.dead_inputs[target.path],
+            outputs=units(target.units.outputs),
+            dead_outputs=left.dead_outputs[target.path],
+        )
+
+    return PruningReport(
+        model=model.name,
+        method=method,
+        options=options,
+        masks=found.masks,
+        requested_sparsity=float(sparsity),
+        layers=tuple(row(target) for target in targets.prunable),
+        skipped=targets.skipped,
+        steps=found.steps,
+        empty=left.empty,
+        connected=left.connected,
+        signal=left.signal,
+        seconds=found.seconds,
+        versions={
+            "tfprune_init": __version__,
+            "tensorflow": tf.__version__,
+            kerases.package_of(model): kerases.version_of(model),
+            "keras": keras.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    )

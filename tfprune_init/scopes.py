@@ -1,0 +1,111 @@
+"""Scopes: how scores compete. Scores and a density in, masks out: exact count, deterministic."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from tfprune_init.errors import OptionError
+
+Arrays = Mapping[str, np.ndarray]
+Scope = Callable[[Arrays, float, Arrays | None], dict[str, np.ndarray]]
+
+
+def kept_count(size: int, density: float) -> int:
+    """floor(size * density), guarded against float error.
+
+    1 - 0.9 is a little less than 0.1, and 1000 * (1 - 0.9) a little less than 100: the count meant is 100.
+
+    Example:
+        >>> from tfprune_init.scopes import kept_count
+        >>> kept_count(1000, 1 - 0.9), kept_count(7, 0.5)
+        (100, 3)
+    """
+    exact = size * density
+    nearest = round(exact)
+    return nearest if math.isclose(exact, nearest, rel_tol=1e-12, abs_tol=1e-9) else math.floor(exact)
+
+
+def keep_top(scores: Arrays, keep: int, alive: Arrays | None = None) -> dict[str, np.ndarray]:
+    """Keep exactly the `keep` highest scores of several arrays together.
+
+    Ties at the threshold go to the lower position: earlier arrays first, row-major within an array.
+    One in-place partition of one copy of the scores; nothing is sorted.
+
+    Args:
+        scores: Mapping from path to a finite float array, in the fixed order of variables.
+        keep: How many to keep, at most the number of candidates.
+        alive: Where given, only True positions are candidates.
+
+    Returns:
+        Boolean arrays of the scores' shapes, `keep` of their entries True.
+
+    Raises:
+        ValueError: If there are fewer candidates than `keep`.
+
+    Example:
+        >>> import numpy as np
+        >>> from tfprune_init.scopes import keep_top
+        >>> keep_top({"a": np.array([3.0, 1.0]), "b": np.array([1.0, 2.0])}, keep=3)
+        {'a': array([ True,  True]), 'b': array([False,  True])}
+    """
+    flat = np.concatenate(
+        [
+            score.ravel() if alive is None else np.where(alive[path], score, -np.inf).ravel()
+            for path, score in scores.items()
+        ]
+    )
+    candidates = flat.size if alive is None else sum(int(np.count_nonzero(alive[path])) for path in scores)
+    if not 0 <= keep <= candidates:
+        raise ValueError(f"Cannot keep {keep} of {candidates} candidates.")
+    if keep == 0:
+        return {path: np.zeros(score.shape, bool) for path, score in scores.items()}
+    first = flat.size - keep
+    flat.partition(first)
+    threshold = flat[first]
+    ties = keep - int(np.count_nonzero(flat[first:] > threshold))
+    del flat
+    masks = {}
+    for path, score in scores.items():
+        mask = score > threshold
+        tied = score == threshold
+        if alive is not None:
+            mask &= alive[path]
+            tied &= alive[path]
+        taken = np.flatnonzero(tied)[:ties]
+        mask.reshape(-1)[taken] = True
+        ties -= taken.size
+        masks[path] = mask
+    return masks
+
+
+def everywhere(scores: Arrays, density: float, alive: Arrays | None = None) -> dict[str, np.ndarray]:
+    """All weights of the network compete: floor(N * density) of them are kept."""
+    return keep_top(scores, kept_count(sum(s.size for s in scores.values()), density), alive)
+
+
+def layerwise(scores: Arrays, density: float, alive: Arrays | None = None) -> dict[str, np.ndarray]:
+    """Weights compete within their variable: each variable of n weights keeps floor(n * density)."""
+    masks: dict[str, np.ndarray] = {}
+    for path, score in scores.items():
+        masks |= keep_top({path: score}, kept_count(score.size, density), alive)
+    return masks
+
+
+SCOPES: dict[str, Scope] = {"global": everywhere, "layerwise": layerwise}
+
+
+def scope_named(name: str) -> Scope:
+    """The scope of that name.
+
+    Raises:
+        OptionError: If there is none; offers the nearest name.
+    """
+    if name not in SCOPES:
+        near = difflib.get_close_matches(str(name), SCOPES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise OptionError(f"scope must be one of {sorted(SCOPES)}. Received: {name!r}.{hint}")
+    return SCOPES[name]

@@ -1,0 +1,55 @@
+"""Which axes of a weight array are the layer's input units, and which its output units."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class UnitAxes(NamedTuple):
+    """Axes of a weight array that index a layer's input units and its output units."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+def unit_axes(layer_classes: frozenset[str], name: str, rank: int, equation: str | None = None) -> UnitAxes:
+    """Find the unit axes of one weight array.
+
+    Args:
+        layer_classes: Names of the layer's class and its bases.
+        name: Last part of the variable's path, e.g. "kernel".
+        rank: Number of axes of the array.
+        equation: The layer's einsum equation, for EinsumDense.
+
+    Returns:
+        Input axes and output axes. What is unknown is read as (..., inputs, outputs), Keras's usual layout.
+    """
+    if rank == 1 or name == "bias":
+        return UnitAxes((), tuple(range(rank)))
+    if equation is not None:
+        operands, result = equation.split("->")
+        data, kernel = operands.split(",")
+        return UnitAxes(
+            tuple(i for i, label in enumerate(kernel) if label in data and label not in result),
+            tuple(i for i, label in enumerate(kernel) if label in result),
+        )
+    if name == "depthwise_kernel" or any(c.startswith("DepthwiseConv") for c in layer_classes):
+        return UnitAxes((rank - 2,), (rank - 2, rank - 1))
+    if any(c.endswith("Transpose") for c in layer_classes):
+        return UnitAxes((rank - 1,), (rank - 2,))
+    return UnitAxes((rank - 2,), (rank - 1,))
+
+
+def dead_units(mask: np.ndarray, axes: tuple[int, ...]) -> int:
+    """Number of units along `axes` that keep not one weight.
+
+    Args:
+        mask: Boolean array, True where a weight is kept.
+        axes: Axes that index the units, as from `unit_axes`.
+    """
+    if not axes:
+        return 0
+    others = tuple(i for i in range(mask.ndim) if i not in axes)
+    return int(np.count_nonzero(~mask.any(axis=others))) if others else int(np.count_nonzero(~mask))
