@@ -1,0 +1,107 @@
+"""The function that goes into the file: inference in float32, from flat inputs to named outputs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from tfprune_init.errors import ExportError
+from tfprune_init.export.inputs import Signature
+
+
+class Forward:
+    """`model(x, training=False)` in float32; the converter traces it, the verifier compares with it.
+
+    A mixed-precision model computes in float32 here, whatever its policy: TFLite has no half-precision
+    kernels for most operations, and half precision would hide conversion errors in its rounding.
+
+    Args:
+        model: a built, plain Keras model.
+        signature: the model's inputs.
+
+    Example:
+        >>> import keras
+        >>> from tfprune_init.export.inputs import signature_of
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> sorted(Forward(model, signature_of(model))(np.zeros((3, 4), "float32")))
+        ['output_0']
+    """
+
+    def __init__(self, model: Any, signature: Signature) -> None:
+        self.model = model
+        self.signature = signature
+
+    def __call__(self, *flat: Any) -> dict[str, Any]:
+        """Outputs by name: the keys of the model's output dict as identifiers, else output_0, output_1...
+
+        Args:
+            *flat: one tensor or array an input, [batch, ...], in the order of the signature.
+        """
+        from tfprune_init.kerases import call
+
+        with _float32_compute(self.model):
+            outputs = call(self.model, self.signature.pack(flat), training=False)
+        return _named(outputs)
+
+    def reference(self, arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
+        """What the file must reproduce: the outputs as arrays. Leaves every variable of the model as it was.
+
+        Args:
+            arrays: one an input, [examples, ...].
+
+        Raises:
+            ExportError: the model itself gives NaN or Inf.
+        """
+        import tensorflow as tf
+
+        from tfprune_init.kerases import changeable_variables
+
+        state = [(variable, variable.numpy()) for variable in changeable_variables(self.model)]
+        try:
+            # A GPU may round float32 to TF32; the file's own platform, the CPU, doesn't.
+            with tf.device("/CPU:0"):
+                outputs = {name: np.asarray(value) for name, value in self(*arrays).items()}
+        finally:
+            for variable, value in state:
+                variable.assign(value)
+        for name, values in outputs.items():
+            if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+                raise ExportError(
+                    f"The Keras model itself gives NaN or Inf in {name!r}, so there is nothing to compare "
+                    "the file with. Check its weights and the inputs passed as `verify`."
+                )
+        return outputs
+
+
+def _named(outputs: Any) -> dict[str, Any]:
+    import tensorflow as tf
+
+    flat = tf.nest.flatten(outputs)
+    names = [f"output_{index}" for index in range(len(flat))]
+    if isinstance(outputs, Mapping) and len(outputs) == len(flat):
+        keys = [re.sub(r"\W", "_", str(key)) for key in sorted(outputs)]
+        names = keys if len(set(keys)) == len(keys) else names
+    return dict(zip(names, flat, strict=True))
+
+
+@contextmanager
+def _float32_compute(model: Any) -> Iterator[None]:
+    """Let every layer compute in float32 for a while; its variables stay what they are."""
+    from tfprune_init.kerases import is_keras3, layers_below
+
+    layers = [model, *layers_below(model)] if is_keras3(model) else []
+    halved = [layer for layer in layers if layer.compute_dtype in ("float16", "bfloat16")]
+    policies = [layer.dtype_policy for layer in halved]
+    try:
+        for layer, policy in zip(halved, policies, strict=True):
+            # A quantized layer's policy says how to read its weights: it is the converter's business.
+            if policy.quantization_mode is None:
+                layer.dtype_policy = "float32"
+        yield
+    finally:
+        for layer, policy in zip(halved, policies, strict=True):
+            layer.dtype_policy = policy
