@@ -35,7 +35,11 @@ class Batches:
     """
 
     def __init__(self, data: Any):
-        self._dataset = _as_dataset(data)
+        # A handful of batches leaves nothing to tune, and an iterator that goes away while tf.data's tuner
+        # sleeps waits for it, up to half a minute.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        self._dataset = _as_dataset(data).with_options(options)
         self._iterator = self._walk()
 
     def take(self, count: int) -> list[Batch]:

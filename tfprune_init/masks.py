@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,12 @@ from tfprune_init.targets import Target, all_variables, find_targets
 
 _FORMAT = "tfprune_init masks"
 _VERSION = 1
+
+# What reading a damaged zip archive, array or header can raise.
+_DAMAGE = (
+    *(OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
 
 
 class Masks(Mapping[str, np.ndarray]):
@@ -230,15 +238,7 @@ class Masks(Mapping[str, np.ndarray]):
                 )
         except FileNotFoundError:
             raise
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            EOFError,
-            TypeError,
-            AttributeError,
-            zipfile.BadZipFile,
-        ) as error:
+        except _DAMAGE as error:
             if isinstance(error, MaskFileError):
                 raise
             raise MaskFileError(

@@ -112,7 +112,8 @@ def register(method: Method) -> None:
     if method.criterion not in CRITERIA:
         raise OptionError(f"criterion must be one of {sorted(CRITERIA)}. Received: {method.criterion!r}.")
     scope_named(method.scope)
-    densities(method.schedule, 0.5, method.steps)
+    if isinstance(method.schedule, str):
+        densities(method.schedule, 0.5, method.steps)
     _METHODS[method.name] = method
 
 
@@ -150,7 +151,6 @@ def recipe_for(method: str, data: Any, options: dict[str, Any]) -> tuple[Method,
     if "scope" in given:
         scope_named(given["scope"])
     recipe = replace(recipe, **{key: value for key, value in given.items() if key in _RECIPE_OPTIONS})
-    densities(recipe.schedule, 0.5, recipe.steps)
     return recipe, {key: given.get(key, default) for key, default in _PROBE_OPTIONS.items()}
 
 

@@ -1,0 +1,110 @@
+"""The kinds of models that every law is tested on; a new kind is one row of KINDS."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tf_keras
+
+KERASES = {"keras": keras, "tf_keras": tf_keras}
+CLASSES = 3
+
+
+def functional(K: Any) -> Any:
+    """Convolutions, BatchNorm, Dropout and a residual connection."""
+    inputs = K.Input((6, 6, 2))
+    x = K.layers.Conv2D(4, 3, padding="same", use_bias=False, name="conv1")(inputs)
+    x = K.layers.BatchNormalization(name="bn1")(x)
+    x = K.layers.ReLU(name="relu1")(x)
+    y = K.layers.SeparableConv2D(4, 3, padding="same", name="sep")(x)
+    x = K.layers.Add(name="add")([x, y])
+    x = K.layers.DepthwiseConv2D(3, name="depthwise")(x)
+    x = K.layers.Flatten(name="flat")(x)
+    x = K.layers.Dropout(0.2, name="drop")(x)
+    return K.Model(inputs, K.layers.Dense(CLASSES, name="head")(x))
+
+
+def sequential(K: Any) -> Any:
+    """A plain stack of Dense layers."""
+    return K.Sequential(
+        [
+            K.layers.Input((6, 6, 2)),
+            K.layers.Flatten(name="flat"),
+            K.layers.Dense(12, activation="tanh", name="hidden"),
+            K.layers.Dense(8, activation="relu", name="narrow"),
+            K.layers.Dense(CLASSES, name="head"),
+        ]
+    )
+
+
+@functools.cache
+def _subclass(K: Any) -> type:
+    class Tower(K.Model):
+        """A subclassed model with a list of layers that share one name, and attention."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = [K.layers.Dense(16, activation="relu", name="block") for _ in range(2)]
+            self.attention = K.layers.MultiHeadAttention(2, 3, name="attention")
+            self.pool = K.layers.GlobalAveragePooling1D(name="pool")
+            self.head = K.layers.Dense(CLASSES, name="head")
+            self.flat = K.layers.Reshape((36, 2), name="flat")
+
+        def call(self, x: Any, training: bool = False) -> Any:
+            x = self.flat(x)
+            for block in self.blocks:
+                x = block(x)
+            x = self.attention(x, x, training=training)
+            return self.head(self.pool(x))
+
+    return Tower
+
+
+def subclassed(K: Any) -> Any:
+    """A subclassed model, built by a call."""
+    model = _subclass(K)()
+    model(np.zeros((1, 6, 6, 2), "float32"))
+    return model
+
+
+def nested(K: Any) -> Any:
+    """A model in a model whose layers share names, one inner layer used twice, and a recurrent layer."""
+    shared = K.layers.Dense(15, activation="relu", name="shared")
+    inner = K.Sequential(
+        [K.layers.Input((4, 15)), K.layers.Conv1D(8, 2, name="conv"), K.layers.Dense(8, name="dense")], name="inner"
+    )
+    inputs = K.Input((6, 6, 2))
+    x = K.layers.Reshape((4, 18), name="rows")(inputs)
+    x = K.layers.Dense(15, name="dense")(x)
+    x = shared(shared(x))
+    x = inner(x)
+    x = K.layers.SimpleRNN(6, name="rnn")(x)
+    return K.Model(inputs, K.layers.Dense(CLASSES, name="head")(x))
+
+
+KINDS: dict[str, Callable[[Any], Any]] = {
+    "functional": functional,
+    "sequential": sequential,
+    "subclassed": subclassed,
+    "nested": nested,
+}
+
+
+def build(kind: str, package: str, *, seed: int = 0, optimizer: str = "adam") -> Any:
+    """A compiled model of a kind, its weights drawn from the seed alone."""
+    K = KERASES[package]
+    K.utils.set_random_seed(seed)
+    model = KINDS[kind](K)
+    loss = K.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"])
+    return model
+
+
+def data(examples: int = 24, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels that every kind takes."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(examples, 6, 6, 2)).astype("float32"), np.arange(examples) % CLASSES

@@ -1,0 +1,106 @@
+"""Exact selection and schedules: properties, against sorting everything."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tfprune_init.errors import OptionError
+from tfprune_init.schedules import SCHEDULES, densities
+from tfprune_init.scopes import SCOPES, keep_top, kept_count, scope_named
+
+# Few distinct values, so that ties are the rule.
+tied = st.sampled_from([0.0, -0.0, 1.0, 2.0, 2.5, 1e-30, -1.0])
+arrays = hnp.arrays(np.float32, hnp.array_shapes(max_dims=4, max_side=5), elements=tied)
+scores_strategy = st.lists(arrays, min_size=1, max_size=4).map(lambda a: {f"v{i}": x for i, x in enumerate(a)})
+
+
+def by_sorting(scores: dict[str, np.ndarray], keep: int, alive: dict[str, np.ndarray] | None) -> list[bool]:
+    flat = [float(value) for score in scores.values() for value in score.ravel()]
+    allowed = [True] * len(flat) if alive is None else [bool(v) for path in scores for v in alive[path].ravel()]
+    order = sorted((i for i in range(len(flat)) if allowed[i]), key=lambda i: (-flat[i], i))
+    chosen = set(order[:keep])
+    return [i in chosen for i in range(len(flat))]
+
+
+@given(scores_strategy, st.data())
+def test_keep_top_equals_sorting_with_ties_to_the_lower_position(scores: dict[str, np.ndarray], data: Any) -> None:
+    alive = None
+    if data.draw(st.booleans()):
+        alive = {path: data.draw(hnp.arrays(bool, score.shape)) for path, score in scores.items()}
+    candidates = sum(int((score == score if alive is None else alive[p]).sum()) for p, score in scores.items())
+    keep = data.draw(st.integers(0, candidates))
+    before = {path: score.copy() for path, score in scores.items()}
+    masks = keep_top(scores, keep, alive)
+    assert [bool(v) for mask in masks.values() for v in mask.ravel()] == by_sorting(scores, keep, alive)
+    assert {path: mask.shape for path, mask in masks.items()} == {path: s.shape for path, s in scores.items()}
+    for path, score in scores.items():
+        np.testing.assert_array_equal(score, before[path])
+
+
+def test_keep_top_refuses_more_than_there_is() -> None:
+    with pytest.raises(ValueError, match="Cannot keep 3 of 2"):
+        keep_top({"a": np.ones(2)}, 3)
+
+
+def test_a_collapsed_network_does_not_keep_everything() -> None:
+    masks = keep_top({"a": np.zeros((100, 100), np.float32)}, 7)
+    assert masks["a"].sum() == 7
+    assert masks["a"].ravel()[:7].all()
+
+
+@given(st.integers(1, 10**9), st.integers(0, 9999))
+def test_kept_count_is_the_floor_of_the_decimal_that_was_written(size: int, parts: int) -> None:
+    sparsity = float(f"0.{parts:04d}")
+    exact = size * (1 - Fraction(parts, 10_000))
+    assert kept_count(size, 1.0 - sparsity) == math.floor(exact)
+
+
+@given(st.sampled_from(sorted(SCHEDULES)), st.floats(1e-4, 1.0), st.integers(1, 200))
+def test_schedules_never_rise_and_end_exactly(name: str, density: float, steps: int) -> None:
+    values = densities(name, density, steps)
+    assert len(values) == steps
+    assert values[-1] == density
+    assert all(a >= b > 0 for a, b in zip([1.0, *values], values, strict=False))
+
+
+def test_schedules_have_their_closed_forms() -> None:
+    assert densities("exponential", 0.01, 4) == pytest.approx([0.01**0.25, 0.1, 0.01**0.75, 0.01])
+    assert densities("linear", 0.2, 4) == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    assert densities("one_shot", 0.2, 2) == [0.2, 0.2]
+    assert densities(lambda density, steps: [0.9, density], 0.3, 2) == [0.9, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps", "words"),
+    [
+        ("exponental", 3, "Did you mean 'exponential'"),
+        ("linear", 0, "positive integer"),
+        ("linear", 2.5, "positive integer"),
+        ("linear", True, "positive integer"),
+        (lambda density, steps: [0.5, 0.8, density], 3, "never rise"),
+        (lambda density, steps: [0.5, density], 3, "3 densities"),
+        (lambda density, steps: [0.5, 0.4, 0.3], 3, "end at 0.1"),
+    ],
+)
+def test_schedules_refuse(schedule: Any, steps: Any, words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        densities(schedule, 0.1, steps)
+
+
+def test_scopes() -> None:
+    scores = {"big": np.arange(90.0, 100.0), "small": np.arange(10.0)}
+    together = SCOPES["global"](scores, 0.5, None)
+    assert (together["big"].sum(), together["small"].sum()) == (10, 0)
+    apart = SCOPES["layerwise"](scores, 0.5, None)
+    assert (apart["big"].sum(), apart["small"].sum()) == (5, 5)
+    assert apart["big"].tolist() == [False] * 5 + [True] * 5
+    with pytest.raises(OptionError, match="Did you mean 'layerwise'"):
+        scope_named("layer_wise")
