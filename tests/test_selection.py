@@ -104,3 +104,31 @@ def test_scopes() -> None:
     assert apart["big"].tolist() == [False] * 5 + [True] * 5
     with pytest.raises(OptionError, match="Did you mean 'layerwise'"):
         scope_named("layer_wise")
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("ties", [False, True])
+def test_large_arrays_are_selected_exactly(seed: int, ties: bool) -> None:
+    """Large enough that the threshold is bracketed by a sample first."""
+    rng = np.random.default_rng(seed)
+    scores = {f"{i}": rng.lognormal(i, 3, size=(7, 101, 97)).astype(np.float32) for i in range(6)}
+    if ties:
+        scores = {path: np.round(np.log(score)).astype(np.float32) for path, score in scores.items()}
+    flat = np.concatenate([score.ravel() for score in scores.values()])
+    for keep in (1, 57, flat.size // 50, flat.size // 2, flat.size - 3, flat.size):
+        order = np.argsort(-flat, kind="stable")[:keep]
+        expected = np.zeros(flat.size, bool)
+        expected[order] = True
+        masks = keep_top(scores, keep)
+        np.testing.assert_array_equal(np.concatenate([mask.ravel() for mask in masks.values()]), expected)
+        smaller = keep_top(scores, keep // 3, alive=masks)
+        expected[order[keep // 3 :]] = False
+        np.testing.assert_array_equal(np.concatenate([mask.ravel() for mask in smaller.values()]), expected)
+
+
+def test_a_misleading_sample_does_not_mislead() -> None:
+    """Every sampled score is small, every other one large."""
+    score = np.arange(1.0, 500_001.0)
+    score[::97] = 0.0
+    masks = keep_top({"a": score}, 1000)
+    np.testing.assert_array_equal(np.flatnonzero(masks["a"]), np.argsort(-score, kind="stable")[:1000][::-1])

@@ -11,6 +11,10 @@ import numpy as np
 from tfprune_init.errors import OptionError
 
 Arrays = Mapping[str, np.ndarray]
+# A sample settles roughly where the threshold lies; an odd stride does not fall in step with array shapes.
+_SAMPLE_EVERY = 97
+_SAMPLING_PAYS = 200_000
+
 Scope = Callable[[Arrays, float, Arrays | None], dict[str, np.ndarray]]
 
 
@@ -33,7 +37,7 @@ def keep_top(scores: Arrays, keep: int, alive: Arrays | None = None) -> dict[str
     """Keep exactly the `keep` highest scores of several arrays together.
 
     Ties at the threshold go to the lower position: earlier arrays first, row-major within an array.
-    One in-place partition of one copy of the scores; nothing is sorted.
+    Nothing is sorted, and only scores near the threshold are copied.
 
     Args:
         scores: Mapping from path to a finite float array, in the fixed order of variables.
@@ -52,34 +56,81 @@ def keep_top(scores: Arrays, keep: int, alive: Arrays | None = None) -> dict[str
         >>> keep_top({"a": np.array([3.0, 1.0]), "b": np.array([1.0, 2.0])}, keep=3)
         {'a': array([ True,  True]), 'b': array([False,  True])}
     """
-    flat = np.concatenate(
-        [
-            score.ravel() if alive is None else np.where(alive[path], score, -np.inf).ravel()
-            for path, score in scores.items()
-        ]
-    )
-    candidates = flat.size if alive is None else sum(int(np.count_nonzero(alive[path])) for path in scores)
+    candidates = sum(s.size if alive is None else int(np.count_nonzero(alive[p])) for p, s in scores.items())
     if not 0 <= keep <= candidates:
         raise ValueError(f"Cannot keep {keep} of {candidates} candidates.")
     if keep == 0:
         return {path: np.zeros(score.shape, bool) for path, score in scores.items()}
-    first = flat.size - keep
-    flat.partition(first)
-    threshold = flat[first]
-    ties = keep - int(np.count_nonzero(flat[first:] > threshold))
-    del flat
+    threshold, ties = _threshold(scores, keep, candidates, alive)
     masks = {}
     for path, score in scores.items():
         mask = score > threshold
-        tied = score == threshold
         if alive is not None:
             mask &= alive[path]
-            tied &= alive[path]
-        taken = np.flatnonzero(tied)[:ties]
-        mask.reshape(-1)[taken] = True
-        ties -= taken.size
+        if ties:
+            tied = score == threshold
+            if alive is not None:
+                tied &= alive[path]
+            taken = np.flatnonzero(tied)[:ties]
+            mask.reshape(-1)[taken] = True
+            ties -= taken.size
         masks[path] = mask
     return masks
+
+
+def _threshold(scores: Arrays, keep: int, candidates: int, alive: Arrays | None) -> tuple[np.floating, int]:
+    """The `keep`-th highest score, and how many of those equal to it are to be kept."""
+    low, high = _bracket(scores, keep, candidates, alive)
+    above = _count_above(scores, high, alive)
+    near = _between(scores, low, high, alive)
+    if not above < keep <= above + near.size:
+        above, near = 0, _between(scores, -np.inf, np.inf, alive)
+    first = near.size - (keep - above)
+    near.partition(first)
+    threshold = near[first]
+    return threshold, keep - above - int(np.count_nonzero(near[first:] > threshold))
+
+
+def _bracket(scores: Arrays, keep: int, candidates: int, alive: Arrays | None) -> tuple[float, float]:
+    """Bounds that the `keep`-th highest score very likely lies between, from a sample of the scores."""
+    if candidates < _SAMPLING_PAYS:
+        return -np.inf, np.inf
+    every = slice(None, None, _SAMPLE_EVERY)
+    sample = np.concatenate(
+        [
+            score.ravel()[every] if alive is None else score.ravel()[every][alive[path].ravel()[every]]
+            for path, score in scores.items()
+        ]
+    )
+    sample.sort()
+    share = keep / candidates
+    place = sample.size * (1.0 - share)
+    margin = 6.0 * math.sqrt(sample.size * share * (1.0 - share)) + 6.0
+    lowest, highest = math.floor(place - margin), math.ceil(place + margin)
+    low = sample[lowest] if lowest >= 0 else -np.inf
+    high = sample[highest] if highest < sample.size else np.inf
+    return float(low), float(high)
+
+
+def _count_above(scores: Arrays, bound: float, alive: Arrays | None) -> int:
+    total = 0
+    for path, score in scores.items():
+        above = score > bound
+        if alive is not None:
+            above &= alive[path]
+        total += int(np.count_nonzero(above))
+    return total
+
+
+def _between(scores: Arrays, low: float, high: float, alive: Arrays | None) -> np.ndarray:
+    near = []
+    for path, score in scores.items():
+        within = score >= low
+        within &= score <= high
+        if alive is not None:
+            within &= alive[path]
+        near.append(score.ravel()[np.flatnonzero(within)])
+    return np.concatenate(near)
 
 
 def everywhere(scores: Arrays, density: float, alive: Arrays | None = None) -> dict[str, np.ndarray]:

@@ -20,8 +20,9 @@ def sensitivity(probe: Probe) -> dict[str, np.ndarray]:
         Lee et al., SNIP: Single-shot Network Pruning based on Connection Sensitivity, ICLR 2019.
         de Jorge et al., Progressive Skeletonization, ICLR 2021.
     """
+    gradients = probe.gradients()
     scores = {}
-    for path, gradient in probe.gradients().items():
-        score = probe.weights[path] * gradient
+    for path, weight in probe.weights.items():
+        score = weight * gradients.pop(path)
         scores[path] = np.abs(score, out=score)
     return scores
