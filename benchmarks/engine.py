@@ -10,6 +10,7 @@ model, batch and loss in a bare tf.function. Absolute seconds are of the machine
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -49,6 +50,7 @@ def interleaved(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, fl
 
 
 def vgg19_batch() -> tuple[Any, tuple[np.ndarray, np.ndarray]]:
+    """VGG19 with 128 random images and labels."""
     model = tpi.models.vgg19(seed=0)
     model.compile("sgd", loss=LOSS)
     rng = np.random.default_rng(0)
@@ -56,6 +58,7 @@ def vgg19_batch() -> tuple[Any, tuple[np.ndarray, np.ndarray]]:
 
 
 def bare_gradient_step(model: Any, batch: tuple[np.ndarray, np.ndarray]) -> Callable[[], Any]:
+    """Forward and backward pass of the model with nothing around it."""
     x, y = (tf.constant(part) for part in batch)
     variables = [v.value for v in model.trainable_variables]
 
@@ -171,7 +174,7 @@ def fit() -> dict[str, Any]:
         for model in models.values():
             model.compile("adam", loss=LOSS)
         tpi.prune_at_init(models["masked"], None, sparsity=0.95, method="magnitude")
-        runs = {k: lambda m=m, data=data: m.fit(data, shuffle=False, verbose=0) for k, m in models.items()}
+        runs = {k: functools.partial(m.fit, data, shuffle=False, verbose=0) for k, m in models.items()}
         if name.startswith("MLP"):
             runs |= tfmot_runs(data)
         seconds = {key: value / steps for key, value in interleaved(runs, 11).items()}
@@ -199,8 +202,8 @@ def tfmot_runs(data: Any) -> dict[str, Callable[[], Any]]:
     tpi.prune_at_init(models["tf_keras_masked"], None, sparsity=0.95, method="magnitude")
     callbacks = {"tfmot_pruned": [sparsity.UpdatePruningStep()]}
     return {
-        name: lambda m=m, own=callbacks.get(name, []): m.fit(data, verbose=0, callbacks=own)
-        for name, m in models.items()
+        name: functools.partial(model.fit, data, verbose=0, callbacks=callbacks.get(name))
+        for name, model in models.items()
     }
 
 

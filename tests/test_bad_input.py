@@ -66,7 +66,7 @@ def test_options(model: Any, options: dict[str, Any], words: str) -> None:
 
 
 def test_unknown_options_are_refused_by_name(model: Any) -> None:
-    with pytest.raises(OptionError, match="no option 'step'. Did you mean 'steps'"):
+    with pytest.raises(OptionError, match=r"no option 'step'. Did you mean 'steps'"):
         tpi.find_masks(model, data(), sparsity=0.5, step=3)
     with pytest.raises(OptionError, match="score takes"):
         tpi.score(model, data(), "snip", steps=3)
@@ -94,7 +94,7 @@ DATA = [
 @pytest.mark.parametrize(("bad", "words"), DATA, ids=[words for _, words in DATA])
 def test_data(model: Any, bad: Any, words: str) -> None:
     before = state(model)
-    with pytest.raises(DataError, match=f"(?i){words}"):
+    with pytest.raises(DataError, match=rf"(?i){words}"):
         tpi.prune_at_init(model, bad, sparsity=0.5, method="snip")
     assert state(model) == before
 
@@ -146,7 +146,7 @@ def test_a_head_the_loss_does_not_see_is_named() -> None:
     model = keras.Model(inputs, {"seen": seen, "unseen": unseen})
     model.compile("sgd", {"seen": "mse", "unseen": None})
     examples = (np.ones((8, 4), "float32"), {"seen": np.zeros((8, 2)), "unseen": np.zeros((8, 2))})
-    with pytest.raises(ScoreError, match="unseen/kernel.*filters"):
+    with pytest.raises(ScoreError, match=r"unseen/kernel.*filters"):
         tpi.prune_at_init(model, examples, sparsity=0.5, method="snip")
     report = tpi.prune_at_init(model, examples, sparsity=0.5, method="snip", filters="unseen")
     assert [row.path for row in report.layers] == ["seen/kernel"]

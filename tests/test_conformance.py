@@ -150,9 +150,7 @@ def test_law_6_no_silent_nonsense(method: str, kind: str, package: str) -> None:
 @case
 def test_law_7_nothing_excluded_in_silence(method: str, kind: str, package: str) -> None:
     model = build(kind, package)
-    report = tpi.prune_at_init(
-        model, data(), sparsity=0.7, method=method, verbose=0, filters="head", **options(method)
-    )
+    report = tpi.prune_at_init(model, data(), sparsity=0.7, method=method, verbose=0, filters="head", **options(method))
     pruned = [row.path for row in report.layers]
     skipped = [row.path for row in report.skipped]
     assert "left alone by filters" in {row.reason for row in report.skipped if row.path == "head/kernel"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -169,7 +170,7 @@ class TestFloat64:
                     )
                 )  # fmt: skip
         returned = {
-            method: sum(int((b[k] & ~a[k]).sum()) for a, b in zip(found, found[1:], strict=False) for k in KERNELS)
+            method: sum(int((b[k] & ~a[k]).sum()) for a, b in itertools.pairwise(found) for k in KERNELS)
             for method, found in seen.items()
         }
         assert returned["force"] > 0

@@ -132,7 +132,7 @@ class PruningReport:
     def _layer_table(self) -> Table:
         table = Table(title=f"{self.model} pruned by {self.method}", title_justify="left")
         table.add_column("variable", overflow="fold")
-        for name in ("shape", "kept", "of", "density", "dead inputs", "dead outputs"):
+        for name in ("shape", "kept", "of", "density", "dead\ninputs", "dead\noutputs"):
             table.add_column(name, justify="right")
         for row in self.layers:
             table.add_row(

@@ -108,8 +108,10 @@ def search(
         start = time.perf_counter()
         scores = _scores(probe, method.scorer, masks, None if method.regrow else masks, number)
         _judge_last(steps, method, scores, masks)
-        masks = choose(scores, wanted, None if method.regrow or number == 1 else masks)
-        del scores
+        alive = None if method.regrow or number == 1 else masks
+        del masks  # large networks: the old masks are not needed beside the new ones
+        masks = choose(scores, wanted, alive)
+        del scores, alive
         probe.mask(masks)
         kept = sum(int(np.count_nonzero(mask)) for mask in masks.values())
         steps.append(Step(number, wanted, kept, time.perf_counter() - start, None))

@@ -1,0 +1,248 @@
+"""The command line and the quickstart, as their users start them: as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+
+import tfprune_init as tpi
+from tfprune_cli import main as cli
+from tfprune_cli.demo import check_learned, check_zeros
+
+QUICKSTART = Path(__file__).resolve().parents[1] / "examples" / "quickstart.py"
+SCRIPT = (str(Path(sys.executable).with_name("tfprune")),)
+MODULE = (sys.executable, "-m", "tfprune_cli")
+DIGITS = "digits: 1,437 training and 360 test images of 8x8x1, 10 classes"
+SPARSITY = 0.95
+
+
+@dataclass(frozen=True)
+class Finished:
+    code: int
+    out: str
+    err: str
+
+
+def _environment() -> dict[str, str]:
+    # Other tests, and TF-MOT, set TF_...; a user's shell has none of it.
+    return {key: value for key, value in os.environ.items() if not key.startswith("TF_") and key != "COLUMNS"}
+
+
+def _run(*command: str, cwd: Path, **environment: str) -> Finished:
+    done = subprocess.run(
+        command, cwd=cwd, env=_environment() | environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def _cells(out: str, row: str) -> list[str]:
+    """The cells to the right of the one that starts with `row`, in the last table that has it."""
+    line = [line for line in out.splitlines() if line.startswith(f"│ {row}")][-1]
+    return [cell.strip() for cell in line.split("│")[2:-1]]
+
+
+@pytest.fixture(scope="module")
+def demo_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("demo") / "made" / "here"
+
+
+@pytest.fixture(scope="module")
+def demo(demo_folder, tmp_path_factory) -> Finished:
+    options = ("--epochs", "10", "--sparsity", str(SPARSITY), "--output", str(demo_folder))
+    return _run(*MODULE, "demo", *options, cwd=tmp_path_factory.mktemp("cwd"))
+
+
+def test_demo_succeeds_without_a_word_on_stderr(demo):
+    assert demo.err == ""
+    assert demo.code == 0
+
+
+def test_demo_accuracies(demo):
+    guess, untrained, trained = (
+        [float(cell.rstrip("%")) / 100 for cell in _cells(demo.out, row)]
+        for row in ("guessing", "before training", "after 10 epochs")
+    )
+    assert guess == pytest.approx([0.103, 0.103])
+    assert max(untrained) < 0.3
+    assert trained[0] > 0.95
+    assert trained[1] > 0.7
+
+
+def test_demo_names_the_data_beside_every_number(demo):
+    assert demo.out.count(DIGITS) == 3
+
+
+def test_demo_trains_with_lines_where_there_is_no_terminal(demo):
+    epochs = re.findall(r"^epoch +(\d+)/10 +loss: dense \d+\.\d+, pruned \d+\.\d+$", demo.out, re.MULTILINE)
+    assert epochs == [str(number) for number in range(1, 11)]
+    assert "\x1b" not in demo.out
+
+
+def test_demo_counts_zeros(demo, demo_folder):
+    report = json.loads((demo_folder / "report.json").read_text())
+    assert report["method"] == "force"
+    assert report["kept"] == round(report["size"] * (1 - SPARSITY))
+    assert f"All {report['size'] - report['kept']:,} pruned weights are exactly 0.0" in demo.out
+
+
+def test_demo_sizes_are_those_of_the_files(demo, demo_folder):
+    raw, gzipped = {}, {}
+    for kind in ("float32", "int8"):
+        for name in ("dense", "pruned"):
+            file = f"{name}_{kind}.tflite"
+            cells = _cells(demo.out, file)
+            raw[name], gzipped[name] = (int(cell.replace(",", "")) for cell in cells[:2])
+            assert raw[name] == (demo_folder / file).stat().st_size
+        assert gzipped["dense"] > 5 * gzipped["pruned"]
+        assert f"{gzipped['dense'] / gzipped['pruned']:.1f}x as {kind}" in demo.out
+
+
+def test_demo_tables_fit_eighty_columns(demo):
+    assert max(len(line.rstrip()) for line in demo.out.splitlines() if line.startswith(("│", "┏"))) <= 80
+
+
+def test_demo_on_a_terminal_draws_bars_and_says_what_it_did_not_learn(tmp_path):
+    ours, theirs = pty.openpty()
+    command = (*SCRIPT, "demo", "--sparsity", "0.995", "--epochs", "1", "--method", "snip")
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=_environment() | {"TERM": "xterm", "COLUMNS": "80"}, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        screen = _everything_from(ours)
+    assert process.returncode == 1
+    for name in ("dense", "pruned"):
+        assert re.search(rf"{name} +━+ epoch 1/1 loss \d+\.\d+", screen)
+    assert "The pruned network did not learn" in screen
+    assert "Traceback" not in screen
+
+
+def _everything_from(terminal: int) -> str:
+    pieces = []
+    while True:
+        try:
+            piece = os.read(terminal, 4096)
+        except OSError:  # how Linux reports that the other end is closed
+            piece = b""
+        if not piece:
+            os.close(terminal)
+            return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", b"".join(pieces).decode(errors="replace"))
+        pieces.append(piece)
+
+
+def test_a_network_that_collapses_is_an_error(tmp_path):
+    done = _run(*SCRIPT, "demo", "--sparsity", "0.9999", "--method", "snip", cwd=tmp_path)
+    assert done.code == 1
+    assert done.err.startswith("tfprune: The network collapsed at step 1")
+    assert "Try a lower sparsity" in done.err
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--sparsity", "95"), "Did you mean 0.95?"),
+        (("--method", "fource"), "There is no method 'fource'. Nearest names: force"),
+        (("--model", "lenet5"), "There is no model 'lenet5'. Nearest names: lenet_5"),
+        (("--output", __file__), "The output must be a folder"),
+    ],
+)
+def test_a_wrong_option_is_an_error_in_one_paragraph(options, message, tmp_path):
+    done = _run(*MODULE, "demo", *options, cwd=tmp_path)
+    assert done.code == 1
+    assert done.err.startswith("tfprune: ")
+    assert message in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_missing_extra_is_named(tmp_path):
+    (tmp_path / "sklearn").mkdir()
+    (tmp_path / "sklearn" / "__init__.py").write_text("raise ImportError('no scikit-learn here')")
+    done = _run(*SCRIPT, "demo", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.code == 1
+    assert 'pip install "tfprune_init[data]"' in done.err
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("dmeo",),
+        ("demo", "--epochs", "0"),
+        ("demo", "--seed", "-1"),
+        ("demo", "--sparsity", "a lot"),
+        ("demo", "x"),
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(arguments)
+    assert exit_.value.code == 2
+    assert "usage: tfprune" in capsys.readouterr().err
+
+
+def test_interrupted_exits_with_130(monkeypatch, capsys):
+    def interrupt(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_methods", interrupt)
+    assert cli.main(["methods"]) == 130
+    assert capsys.readouterr().err == "tfprune: interrupted\n"
+
+
+def test_version_and_help_do_not_wait_for_tensorflow(tmp_path):
+    (tmp_path / "tensorflow.py").write_text("raise SystemExit('TensorFlow was imported')")
+    version = _run(*MODULE, "--version", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert version == Finished(0, f"tfprune {tpi.__version__}\n", "")
+    help_ = _run(*SCRIPT, "demo", "--help", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert help_.code == 0
+    assert "examples:" in help_.out
+    assert max(map(len, help_.out.splitlines())) < 100
+
+
+def test_methods_lists_every_method(tmp_path):
+    done = _run(*MODULE, "methods", cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    for name in tpi.methods():
+        assert f"│ {name} " in done.out
+        assert re.search(rf"^{name} ", done.out, re.MULTILINE)
+
+
+def test_no_better_than_guessing_is_refused():
+    data = SimpleNamespace(test_size=360, description="some data")
+    check_learned(0.19, 0.103, data)
+    with pytest.raises(tpi.PruningError, match=r"did not learn: accuracy 18.0%.*some data"):
+        check_learned(0.18, 0.103, data)
+
+
+def test_pruned_weights_that_came_back_are_refused():
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="head")])
+    report = tpi.prune_at_init(model, None, sparsity=0.75, method="magnitude")
+    check_zeros(tpi.strip(model), report.masks)
+    kernel = model.layers[0].kernel
+    kernel.assign(np.full(kernel.shape, 1e-30, "float32"))
+    with pytest.raises(tpi.PruningError, match="24 of head/kernel"):
+        check_zeros(model, report.masks)
+
+
+def test_quickstart(tmp_path):
+    done = _run(sys.executable, str(QUICKSTART), "--epochs", "10", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "Traceback" not in done.err
+    assert "Warning" not in done.err
+    accuracy = re.search(r"with 95% of the weights gone: ([\d.]+)%", done.out)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 70
+    assert DIGITS in done.out
+    assert (tmp_path / "lenet_5.tflite").stat().st_size > 10_000

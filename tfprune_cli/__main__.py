@@ -1,0 +1,9 @@
+"""`python -m tfprune_cli`: the same as `tfprune`."""
+
+from __future__ import annotations
+
+import sys
+
+from tfprune_cli.main import main
+
+sys.exit(main())
