@@ -13,6 +13,8 @@ import tensorflow as tf
 
 from tfprune_init import kerases
 
+_RESTORE = "_restore_from_tensors"
+
 
 @keras.saving.register_keras_serializable(package="tfprune_init")
 class MaskConstraint(keras.constraints.Constraint):
@@ -23,7 +25,7 @@ class MaskConstraint(keras.constraints.Constraint):
 
     Args:
         mask: Boolean array, or a boolean variable, of the variable's shape; True where the weight is kept.
-        then: Another constraint on the same variable, applied to the kept weights.
+        then: Another constraint on the same variable, which optimizers apply to the kept weights.
     """
 
     def __init__(self, mask: Any, then: Any = None):
@@ -36,41 +38,48 @@ class MaskConstraint(keras.constraints.Constraint):
         """The mask as a boolean array."""
         return np.array(self._mask)
 
-    def __call__(self, w: Any) -> tf.Tensor:
-        """The projection of `w`, a variable or a tensor."""
-        if isinstance(w, (keras.Variable, tf.Variable)):
-            self.guard(w)
-        return self.project(tf.convert_to_tensor(w))
-
-    def project(self, w: tf.Tensor) -> tf.Tensor:
-        """`w` with 0.0 where the mask is False; a tensor this returned is returned as it is."""
-        if self._projected is not None and self._projected() is w:
-            return w
-        if self.then is not None:
-            w = tf.convert_to_tensor(self.then(self._zeroed(w)))
-        w = self._zeroed(w)
-        self._projected = weakref.ref(w)
-        return w
-
     @property
     def tensor(self) -> tf.Tensor:
         """The mask as a boolean tensor or tf.Variable."""
         return self._mask.value if isinstance(self._mask, keras.Variable) else self._mask
 
-    def _zeroed(self, w: tf.Tensor) -> tf.Tensor:
-        return tf.where(self.tensor, w, tf.zeros((), w.dtype))
+    def set_mask(self, mask: np.ndarray) -> bool:
+        """Take another mask if it lives in a variable, as a `PrunableLayer`'s does; whether it does."""
+        if not isinstance(self._mask, keras.Variable):
+            return False
+        self._mask.assign(mask)
+        self._projected = None
+        return True
+
+    def __call__(self, w: Any) -> tf.Tensor:
+        """What an optimizer assigns after its step: `w`, a variable or a tensor, under both constraints."""
+        if isinstance(w, (keras.Variable, tf.Variable)):
+            self.guard(w)
+        w = tf.convert_to_tensor(w)
+        if self.then is not None:
+            w = tf.convert_to_tensor(self.then(self.project(w)))
+        return self.project(w)
+
+    def project(self, w: tf.Tensor) -> tf.Tensor:
+        """`w` with 0.0 where the mask is False; a tensor this returned is returned as it is."""
+        if self._projected is not None and self._projected() is w:
+            return w
+        w = tf.where(self.tensor, w, tf.zeros((), w.dtype))
+        self._projected = weakref.ref(w)
+        return w
 
     def guard(self, variable: Any) -> None:
-        """Let every later `assign` to the variable, whoever calls it, keep the zeros."""
+        """Let whatever is assigned to the variable later, or restored into it, keep the zeros."""
         for holder in kerases.replicas(variable):
             if "assign" not in vars(holder):
-                holder.assign = _guarded_assign(holder, self)
+                vars(holder).update(assign=_guarded_assign(holder, self), **_guarded_restore(holder, self))
 
     @staticmethod
     def unguard(variable: Any) -> None:
         """Take the guard off again."""
         for holder in kerases.replicas(variable):
             vars(holder).pop("assign", None)
+            vars(holder).pop(_RESTORE, None)
 
     def get_config(self) -> dict[str, Any]:
         """The mask, eight weights a byte and deflated, as text."""
@@ -96,6 +105,18 @@ def _guarded_assign(holder: tf.Variable, constraint: MaskConstraint) -> Any:
         return type(holder).assign(holder, constraint.project(tensor), *args, **kwargs)
 
     return assign
+
+
+def _guarded_restore(holder: tf.Variable, constraint: MaskConstraint) -> dict[str, Any]:
+    """The variable's method through which a tf.train.Checkpoint is read, where it has one."""
+    if not hasattr(type(holder), _RESTORE):
+        return {}
+
+    def restore(tensors: dict[str, tf.Tensor]) -> Any:
+        projected = {key: constraint.project(tf.convert_to_tensor(tensor)) for key, tensor in tensors.items()}
+        return getattr(type(holder), _RESTORE)(holder, projected)
+
+    return {_RESTORE: restore}
 
 
 def constraint_of(variable: Any) -> MaskConstraint | None:

@@ -285,9 +285,10 @@ def _dataset(
     def to_unit(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.cast(images, tf.float32) / white, labels
 
-    train, test = (
-        split.batch(batch_size).map(to_unit, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE) for split in (train, test)
-    )
+    # Nothing here needs tuning, and every epoch of model.fit would end by waiting for tf.data's sleeping tuner.
+    untuned = tf.data.Options()
+    untuned.autotune.enabled = False
+    train, test = (split.batch(batch_size).map(to_unit).prefetch(2).with_options(untuned) for split in (train, test))
     description = _describe(name, sizes, classes, input_shape, held_out)
     return Dataset(name, train, test, classes, input_shape, *sizes, description)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from types import MethodType
 from typing import Any
 
@@ -34,12 +35,14 @@ def attach(model: Any, masks: Masks | None = None) -> None:
     in subclassed models, tf_keras), saving the whole model is refused: save weights, or use `wrap`.
 
     Training functions of your own that were traced before this call do not know the masks: trace them anew.
-    `strip` refuses a model whose pruned weights came back.
+    `strip` refuses a model whose pruned weights came back. Adafactor divides 0 by 0 where a row and a column of a
+    kernel get no gradient, as beside units that pruning disconnected: give it epsilon_1=1e-16.
 
     Args:
         model: A built model, Keras 3 or tf_keras, compiled or not.
-        masks: What to keep. None takes the masks the model carries already, as after loading a .keras file,
-            where it renews what a file cannot hold: the hold on the optimizer's shared statistics.
+        masks: What to keep. Variables they do not name keep the masks they carry already. None takes the masks
+            the model carries, as after loading a .keras file, where it renews what a file cannot hold: the
+            hold on the optimizer's shared statistics.
 
     Raises:
         MaskMismatchError: If the masks were made for another model; nothing is changed then.
@@ -60,11 +63,11 @@ def attach(model: Any, masks: Masks | None = None) -> None:
     variables = masks.check(model)
     for path, target in variables.items():
         held = constraint_of(target.variable)
-        if held is None or not np.array_equal(held.mask, masks[path]):
+        if held is not None and (np.array_equal(held.mask, masks[path]) or held.set_mask(masks[path])):
+            held.guard(target.variable)
+        else:
             _release(target)
             _hold(model, target, MaskConstraint(masks[path], then=target.variable.constraint))
-        else:
-            held.guard(target.variable)
         target.tensor.assign(target.tensor)
     arm(model)
 
@@ -91,8 +94,9 @@ def check_zeros(model: Any) -> None:
     if leaks:
         raise EnforcementError(
             f"Pruned weights came back: {', '.join(leaks)}. Something wrote to them past the optimizer and past "
-            "assign: a training function traced before attach, or a TensorFlow checkpoint. Call "
-            "tpi.attach(model, masks) again, trace the training function anew, and train."
+            "assign: a training function traced before attach, assign_add or the like on the tf.Variable, or a "
+            "TensorFlow checkpoint of a tf_keras model with mixed precision. Call tpi.attach(model, masks) again, "
+            "trace the training function anew, and train."
         )
 
 
@@ -131,29 +135,33 @@ def _compile(self: Any, *args: Any, **kwargs: Any) -> None:
 
 
 def _hold(model: Any, target: Target, constraint: MaskConstraint) -> None:
-    kerases.set_constraint(target.variable, constraint)
-    constraint.guard(target.variable)
     holder = _serialized_layer(model, target)
     attribute = _config_attribute(target)
+    kerases.set_constraint(target.variable, constraint)
+    constraint.guard(target.variable)
     if attribute:
         setattr(target.layer, attribute, constraint)
-    if not (attribute and kerases.is_keras3(model) and _saves_constraint(holder, target.layer, attribute)):
+    if not (attribute and _saves_constraint(holder, target.layer, attribute)):
         vars(holder)["get_config"] = MethodType(_refuse_config, holder)
 
 
 def _release(target: Target) -> None:
     constraint = constraint_of(target.variable)
     if constraint is not None:
+        attribute = _config_attribute(target)
+        if attribute:
+            setattr(target.layer, attribute, constraint.then)
         MaskConstraint.unguard(target.variable)
         kerases.set_constraint(target.variable, constraint.then)
-        attribute = _config_attribute(target)
-        if attribute and isinstance(getattr(target.layer, attribute), MaskConstraint):
-            setattr(target.layer, attribute, constraint.then)
 
 
 def _config_attribute(target: Target) -> str | None:
+    """The attribute through which the layer saves the constraint of the variable, if it has one."""
+    if not kerases.is_keras3(target.layer):
+        return None
+    missing = object()
     names = _CONFIG_ATTRIBUTES.get(target.name, ())
-    return next((name for name in names if hasattr(target.layer, name)), None)
+    return next((n for n in names if getattr(target.layer, n, missing) is target.variable.constraint), None)
 
 
 def _chain(model: Any, target: Target) -> list[Any]:
@@ -173,7 +181,20 @@ def _chain(model: Any, target: Target) -> list[Any]:
 
 def _serialized_layer(model: Any, target: Target) -> Any:
     """The outermost layer on the way to the variable that is saved as one piece, by its own config."""
-    return next(layer for layer in _chain(model, target) if not kerases.is_symbolic(layer))
+    return next(layer for layer in _chain(model, target) if not _saved_by_layers(layer))
+
+
+def _saved_by_layers(model: Any) -> bool:
+    """Whether the config of a model is the configs of its layers, not the arguments of its own constructor."""
+    kind: Any = type(model)
+    if not kerases.is_symbolic(model) or kind.get_config.__module__.split(".")[0] not in ("keras", "tf_keras"):
+        return False
+    if "Sequential" in kerases.class_names(model):
+        return True
+    spec = inspect.getfullargspec(kind.__init__)
+    functional = next(base for base in kind.__mro__ if base.__name__ == "Functional")
+    takes_any = spec.varargs is not None and spec.varkw is not None
+    return takes_any or spec.args == inspect.getfullargspec(functional.__init__).args
 
 
 def _saves_constraint(holder: Any, layer: Any, attribute: str) -> bool:
@@ -190,7 +211,10 @@ def _saves_constraint(holder: Any, layer: Any, attribute: str) -> bool:
         return False
     if type(holder).__module__.split(".")[0] == "keras":
         return True
-    saved = holder.get_config().get(attribute)
+    try:
+        saved = holder.get_config().get(attribute)
+    except NotImplementedError:
+        return False
     return isinstance(saved, dict) and saved.get("class_name") == MaskConstraint.__name__
 
 

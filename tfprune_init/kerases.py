@@ -99,7 +99,11 @@ def variable_name(layer: Any, variable: Any) -> str:
 
 def tensor_of(variable: Any) -> tf.Variable:
     """The tf.Variable that holds a Keras variable's value."""
-    return variable.value if isinstance(variable, keras.Variable) else variable
+    if isinstance(variable, keras.Variable):
+        return variable.value
+    # tf_keras hides the variables of layers with mixed precision behind one that casts when it is read.
+    casts = any(base.__name__ == "AutoCastVariable" for base in type(variable).__mro__)
+    return variable._variable if casts else variable
 
 
 def set_constraint(variable: Any, constraint: Any) -> None:
@@ -107,7 +111,6 @@ def set_constraint(variable: Any, constraint: Any) -> None:
     if isinstance(variable, keras.Variable):
         variable.constraint = constraint
         return
-    variable._constraint = constraint
     for replica in replicas(variable):
         replica._constraint = constraint
 

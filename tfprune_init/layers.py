@@ -33,15 +33,17 @@ class PrunableLayer(keras.layers.Wrapper):
     carries_masks = True
 
     def __init__(self, layer: keras.layers.Layer, masked: tuple[str, ...] | list[str] = ("kernel",), **kwargs: Any):
-        super().__init__(layer, **kwargs)
+        super().__init__(layer, **{"dtype": layer.dtype_policy, **kwargs})
         self.masked = tuple(masked)
         self.supports_masking = layer.supports_masking
         self._masks: dict[str, keras.Variable] = {}
 
     def build(self, input_shape: Any = None) -> None:
         """Build the layer inside and a mask, all True, for each masked variable."""
-        if not self.layer.built:
+        if not self.layer.built and not _builds_in_call(self.layer):
             self.layer.build(input_shape)
+        if _builds_in_call(self.layer) and input_shape is not None and self._unknown():
+            self.layer(keras.tree.map_shape_structure(keras.KerasTensor, input_shape))
         for path, variable in self.masked_variables().items():
             mask = self.add_weight(
                 name=f"mask_{path.replace('/', '_')}",
@@ -57,9 +59,9 @@ class PrunableLayer(keras.layers.Wrapper):
             constraint.guard(variable)
         self.built = True
 
-    def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """What the layer inside computes."""
-        return self.layer(inputs, *args, **kwargs)
+    def call(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """What the layer inside computes, which may be called with keywords only."""
+        return self.layer(*([] if inputs is None else [inputs]), *args, **kwargs)
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         """Time-step mask of the layer inside."""
@@ -73,7 +75,7 @@ class PrunableLayer(keras.layers.Wrapper):
         """Set the masks, by path within the layer, and zero what they prune."""
         variables = self.masked_variables()
         for path, mask in masks.items():
-            self._masks[path].assign(mask)
+            variables[path].constraint.set_mask(mask)
             variables[path].assign(variables[path])
 
     def get_config(self) -> dict[str, Any]:
@@ -83,12 +85,22 @@ class PrunableLayer(keras.layers.Wrapper):
     def masked_variables(self) -> dict[str, keras.Variable]:
         """The masked variables, by path within the layer."""
         variables = {target.path: target.variable for target in all_variables(self.layer)}
-        unknown = [path for path in self.masked if path not in variables]
-        if unknown:
+        if self._unknown():
             raise ModelError(
-                f"Layer {self.layer.name!r} has no variable {', '.join(unknown)}. It has: {', '.join(variables)}."
+                f"Layer {self.layer.name!r} has no variable {', '.join(self._unknown())}. It has: "
+                f"{', '.join(variables) or 'none'}. "
+                "Layers that a layer creates need names that stay: give them name=..., so that copies find them."
             )
         return {path: variables[path] for path in self.masked}
+
+    def _unknown(self) -> list[str]:
+        known = {target.path for target in all_variables(self.layer)}
+        return [path for path in self.masked if path not in known]
+
+
+def _builds_in_call(layer: Any) -> bool:
+    """Whether a layer has no `build` of its own, so that layers inside it get their weights when it is called."""
+    return type(layer).build is keras.layers.Layer.build
 
 
 def wrap(model: Any, masks: Masks) -> Any:
@@ -105,7 +117,8 @@ def wrap(model: Any, masks: Masks) -> Any:
         connections out of those as well.
 
     Raises:
-        ModelError: If the model is subclassed or of tf_keras.
+        ModelError: If the model is subclassed, of tf_keras, wrapped already, or its class replaces a method
+            that the copy would lack.
         MaskMismatchError: If the masks were made for another model.
 
     Example:
@@ -122,6 +135,10 @@ def wrap(model: Any, masks: Masks) -> Any:
         raise ModelError(
             f"tpi.wrap copies Sequential and functional models. Received: {type(model).__name__}, a subclassed "
             "model; use tpi.attach(model, masks)."
+        )
+    if _is_wrapped(model):
+        raise ModelError(
+            "tpi.wrap takes a plain model. Received: a wrapped one; tpi.attach(model, masks) changes its masks."
         )
     masks.check(model)
     held = attached_masks(model)
@@ -143,7 +160,7 @@ def strip(model: Any) -> Any:
         model: A model with masks attached, or wrapped.
 
     Returns:
-        The same model where masks were attached; for a wrapped model a new one without the wrappers.
+        The same model where masks were attached; for a wrapped model a new, uncompiled one without the wrappers.
 
     Raises:
         EnforcementError: If the model carries no masks, or pruned weights came back.
@@ -173,13 +190,18 @@ def plain(model: Any) -> Any:
     if not _is_wrapped(model):
         return model
 
+    copies: list[tuple[Any, Any]] = []
+
     def unwrapped(layer: Any) -> Any:
         inner = layer.layer if isinstance(layer, PrunableLayer) else layer
-        return _clone(inner)
+        copy = _clone(inner)
+        if isinstance(inner, keras.layers.Layer):
+            copies.append((inner, copy))
+        return copy
 
-    copy = _clone_model(model, unwrapped)
-    _copy_weights(model, copy)
-    return copy
+    plain_model = _clone_model(model, unwrapped)
+    _copy_weights(copies)
+    return plain_model
 
 
 def _is_wrapped(model: Any) -> bool:
@@ -187,36 +209,28 @@ def _is_wrapped(model: Any) -> bool:
 
 
 def _copied_with(model: Any, masks: Masks) -> Any:
-    masked_ids = {id(t.variable) for t in all_variables(model) if t.path in masks}
-    inside = {
-        id(layer): tuple(t.path for t in all_variables(layer) if id(t.variable) in masked_ids)
-        for layer in _serialized_layers(model)
-    }
+    masked = {id(t.variable): masks[t.path] for t in all_variables(model) if t.path in masks}
+    copies: list[tuple[Any, Any]] = []
+    wrappers: list[tuple[PrunableLayer, dict[str, np.ndarray]]] = []
 
     def wrapping(layer: Any) -> Any:
         copy = _clone(layer)
-        masked = inside.get(id(layer))
-        if not masked:
+        if not isinstance(layer, keras.layers.Layer):
             return copy
-        if not copy.built:
+        copies.append((layer, copy))
+        inside = {t.path: masked[id(t.variable)] for t in all_variables(layer) if id(t.variable) in masked}
+        if not inside:
+            return copy
+        if not copy.built and not _builds_in_call(copy):
             copy.build_from_config(layer.get_build_config())
-        return PrunableLayer(copy, masked, name=f"prunable_{layer.name}")
+        wrappers.append((PrunableLayer(copy, tuple(inside), name=f"prunable_{layer.name}"), inside))
+        return wrappers[-1][0]
 
     wrapped = _clone_model(model, wrapping)
-    _copy_weights(model, wrapped)
-    paths = {id(t.variable): t.path for t in all_variables(wrapped)}
-    for layer in kerases.layers_below(wrapped):
-        if isinstance(layer, PrunableLayer):
-            layer.set_masks({p: masks[paths[id(v)]] for p, v in layer.masked_variables().items()})
+    _copy_weights(copies)
+    for wrapper, inside in wrappers:
+        wrapper.set_masks(inside)
     return wrapped
-
-
-def _serialized_layers(model: Any) -> list[Any]:
-    """The layers that are cloned one by one: all that are not graphs of layers themselves."""
-    layers: list[Any] = []
-    for layer in kerases.sublayers(model):
-        layers += _serialized_layers(layer) if kerases.is_symbolic(layer) else [layer]
-    return layers
 
 
 def _clone(layer: Any) -> Any:
@@ -224,12 +238,32 @@ def _clone(layer: Any) -> Any:
 
 
 def _clone_model(model: Any, clone_layer: Any) -> Any:
-    nested = any(kerases.is_symbolic(layer) for layer in kerases.sublayers(model))
-    return keras.models.clone_model(model, clone_function=clone_layer, recursive=nested)
+    models = [m for m in [model, *kerases.layers_below(model)] if kerases.is_symbolic(m)]
+    compiled = [m for m in models if m.compiled]
+    try:
+        # Keras would copy loss, metrics and optimizer too, and fail on what it cannot serialize.
+        for one in compiled:
+            one.compiled = False
+        copy = keras.models.clone_model(model, clone_function=clone_layer, recursive=len(models) > 1)
+    finally:
+        for one in compiled:
+            one.compiled = True
+    lost = _replaced_methods(model) if type(copy) is not type(model) else []
+    if lost:
+        raise ModelError(
+            f"A copy of model {model.name!r} would lack {', '.join(lost)} of its class {type(model).__name__}; use "
+            "tpi.attach(model, masks), or wrap the Sequential or functional models inside it."
+        )
+    return copy
 
 
-def _copy_weights(source: Any, copy: Any) -> None:
-    values = {target.path: target.tensor for target in all_variables(source)}
-    for target in all_variables(copy):
-        if target.path in values:
-            target.tensor.assign(values[target.path])
+def _replaced_methods(model: Any) -> list[str]:
+    """Methods of Keras that decide what a model computes and how it trains, replaced by the model's class."""
+    names = ("call", "train_step", "test_step", "predict_step", "compute_loss")
+    return [name for name in names if getattr(type(model), name).__module__.split(".")[0] != "keras"]
+
+
+def _copy_weights(copies: list[tuple[Any, Any]]) -> None:
+    for layer, copy in copies:
+        for source, target in zip(layer.variables, copy.variables, strict=True):
+            kerases.tensor_of(target).assign(kerases.tensor_of(source))

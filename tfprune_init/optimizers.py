@@ -38,29 +38,63 @@ def mask_gradients(gradients: Iterable[Any], variables: Iterable[Any]) -> list[A
 def guard_optimizer(optimizer: Any) -> None:
     """Make an optimizer mask gradients first, if it shares statistics between weights.
 
-    That is: clipnorm, global_clipnorm, LAMB's trust ratio and Muon's orthogonalization. Without sharing,
-    the kept weights' updates do not depend on the pruned ones and nothing is changed.
+    That is: clipnorm, global_clipnorm, LAMB's trust ratio and Muon's orthogonalization. What it remembers of
+    pruned connections from earlier steps is set to zero. Without sharing, the kept weights' updates do not
+    depend on the pruned ones and nothing is changed.
     """
-    entry = kerases.gradient_entry(optimizer)
-    if entry in vars(optimizer) or not _shares_statistics(optimizer):
-        return
-    vars(optimizer)[entry] = MethodType(_apply if entry == "apply" else _apply_gradients, optimizer)
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if _divides(inner):
+        vars(inner)["apply"] = MethodType(_apply_divided, inner)
+        for part in inner.optimizers:
+            guard_optimizer(part)
+    elif _shares_statistics(inner):
+        _forget_pruned(inner)
+        entry = kerases.gradient_entry(optimizer)
+        vars(optimizer)[entry] = MethodType(_apply if entry == "apply" else _apply_gradients, optimizer)
 
 
 def release_optimizer(optimizer: Any) -> None:
     """Undo `guard_optimizer`."""
-    vars(optimizer).pop(kerases.gradient_entry(optimizer), None)
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    for one in [optimizer, inner, *(inner.optimizers if _divides(inner) else [])]:
+        vars(one).pop(kerases.gradient_entry(one), None)
 
 
 def _shares_statistics(optimizer: Any) -> bool:
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    clips = getattr(inner, "clipnorm", None) is not None or getattr(inner, "global_clipnorm", None) is not None
-    return clips or bool(kerases.class_names(inner) & _SHARING)
+    clips = getattr(optimizer, "clipnorm", None) is not None or getattr(optimizer, "global_clipnorm", None) is not None
+    return clips or bool(kerases.class_names(optimizer) & _SHARING)
+
+
+def _divides(optimizer: Any) -> bool:
+    """Whether the optimizer leaves each variable to one of several others."""
+    return "MultiOptimizer" in kerases.class_names(optimizer)
+
+
+def _forget_pruned(optimizer: Any) -> None:
+    variables = getattr(optimizer, "_trainable_variables", [])
+    for slots in vars(optimizer).values():
+        if isinstance(slots, list) and slots is not variables and len(slots) == len(variables):
+            for slot, variable in zip(slots, variables, strict=True):
+                constraint = constraint_of(variable)
+                if constraint is not None and getattr(slot, "shape", None) == variable.shape:
+                    slot.assign(constraint.project(tf.convert_to_tensor(slot)))
 
 
 def _apply(self: Any, grads: Any, trainable_variables: Any = None) -> Any:
-    variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
-    return type(self).apply(self, mask_gradients(grads, variables), trainable_variables and variables)
+    variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
+    masked = mask_gradients(grads, variables)
+    return type(self).apply(self, masked, None if trainable_variables is None else variables)
+
+
+def _apply_divided(self: Any, grads: Any, trainable_variables: Any = None) -> Any:
+    # It may choose its optimizers only when it is built.
+    if not self.built:
+        self.build(list(trainable_variables))
+        self.built = True
+    for part in self.optimizers:
+        if "apply" not in vars(part):
+            guard_optimizer(part)
+    return type(self).apply(self, grads, trainable_variables)
 
 
 def _apply_gradients(self: Any, grads_and_vars: Any, *args: Any, **kwargs: Any) -> Any:

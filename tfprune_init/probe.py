@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfprune_init import kerases
 from tfprune_init.batches import Batch, Batches
 from tfprune_init.errors import DataError, ModelError, OptionError, ScoreError
-from tfprune_init.targets import Target
+from tfprune_init.targets import Target, all_variables
 
 Arrays = dict[str, np.ndarray]
 
@@ -234,11 +234,11 @@ class Probe:
         return strengths
 
     def _check_weights(self) -> None:
-        for variable in self._model.variables:
-            value = kerases.tensor_of(variable)
+        for target in all_variables(self._model):
+            value = target.tensor
             if value.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(value))):
                 raise ModelError(
-                    f"Variable {variable.name!r} of model {self._model.name!r} holds NaN or Inf. "
+                    f"Variable {target.path!r} of model {self._model.name!r} holds NaN or Inf. "
                     "Initialize the model anew, or load sound weights."
                 )
 

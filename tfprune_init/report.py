@@ -173,6 +173,12 @@ class PruningReport:
             f"sparsity {self.sparsity:.4%} (asked for {self.requested_sparsity:.4%}), {len(self.steps)} step{plural} "
             f"in {self.seconds:.1f} s; {verdict}."
         ]
+        first, last = self.steps[0], self.steps[-1]
+        if last.objective is not None and len(self.steps) > 1:
+            lines.append(
+                f"Sensitivity of what is kept: {first.objective:.3g} after step 1 ({first.density:.1%} kept), "
+                f"{last.objective:.3g} after step {last.number}."
+            )
         if self.empty:
             lines.append(f"Empty, bypassed by other paths: {', '.join(self.empty)}.")
         return lines

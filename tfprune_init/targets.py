@@ -126,10 +126,12 @@ def find_targets(model: Any, *, filters: Filter | Iterable[Filter] | None = None
     trainable = {id(v) for v in model.trainable_variables}
     prunable: list[Target] = []
     skipped: list[Skipped] = []
+    candidates: list[str] = []
     biases = 0
     for target in all_variables(model):
         reason = _reason_to_skip(target, trainable, prune_bias)
         if reason is None:
+            candidates.append(target.path)
             hits = [i for i, one in enumerate(given) if _matches(one, target)]
             for i in hits:
                 used[i] = True
@@ -143,7 +145,7 @@ def find_targets(model: Any, *, filters: Filter | Iterable[Filter] | None = None
             skipped.append(Skipped(target.path, target.shape, reason))
     for one, hit in zip(given, used, strict=True):
         if not hit:
-            raise OptionError(_unmatched(one, [t.path for t in prunable]))
+            raise OptionError(_unmatched(one, candidates))
     if not prunable:
         reasons = "; ".join(f"{s.path}: {s.reason}" for s in skipped[:8])
         raise ModelError(f"Model {model.name!r} has no prunable variable. Received: {reasons or 'no variables'}.")
