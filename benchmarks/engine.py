@@ -89,10 +89,13 @@ def score() -> dict[str, Any]:
         runs = {"gradient": bare_gradient_step(model, batch), "force": force_step, "snip": snip_step}
         seconds = interleaved(runs, 7)
     small = tpi.models.resnet20(seed=0)
-    with Probe(small, find_targets(small).prunable, data=batch, loss=LOSS) as probe:
+    prunable = find_targets(small).prunable
+    with Probe(small, prunable, data=batch, loss=LOSS) as probe:
         for _ in range(60):
             force.score(probe)
         traces = probe.traces
+        with Probe(small, prunable, data=batch, loss=LOSS, jit_compile=True) as compiled:
+            xla = interleaved({"graph": probe.gradients, "xla": compiled.gradients}, 7)
     return {
         "model": "VGG19 at 32x32, batch 128",
         "prunable_weights": sum(t.size for t in targets),
@@ -100,6 +103,7 @@ def score() -> dict[str, Any]:
         "force_step_in_gradient_steps": seconds["force"] / seconds["gradient"],
         "snip_step_in_gradient_steps": seconds["snip"] / seconds["gradient"],
         "traces_of_60_steps": traces,
+        "resnet20_gradients_seconds": xla,
     }
 
 

@@ -6,6 +6,7 @@ import logging
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -310,14 +311,18 @@ def test_without_network_or_data_dir_the_default_folder_is_named(
 
 
 def test_probe_gives_up_on_a_host_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+
     def hang(*args: object, **options: object) -> None:
-        time.sleep(60)
+        released.wait(60)
+        raise OSError("no such host")
 
     monkeypatch.setattr(datasets, "_PROBE_SECONDS", 0.2)
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     start = time.monotonic()
     assert not datasets._network_reachable()
     assert time.monotonic() - start < 5
+    released.set()
 
 
 @pytest.mark.usefixtures("no_network")
