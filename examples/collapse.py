@@ -40,5 +40,5 @@ for sparsity in options.sparsities:
             cells.append(f"{len(report.empty)} of {len(report.layers)}")
         except NetworkCollapseError:
             cells.append("collapsed")
-    table.add_row(f"{sparsity:.1%}", *cells)
+    table.add_row(f"{100 * sparsity:g}%", *cells)
 Console().print(table)

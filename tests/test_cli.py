@@ -246,3 +246,12 @@ def test_quickstart(tmp_path):
     assert float(accuracy[1]) > 70
     assert DIGITS in done.out
     assert (tmp_path / "lenet_5.tflite").stat().st_size > 10_000
+
+
+def test_the_example_of_collapse(tmp_path):
+    script = str(QUICKSTART.with_name("collapse.py"))
+    done = _run(sys.executable, script, "--steps", "3", "--sparsities", "0.9", "0.9999", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "digits: 1,437 training" in done.out
+    assert _cells(done.out, "     90%") == ["0 of 3", "0 of 3", "0 of 3"]
+    assert "collapsed" in _cells(done.out, "  99.99%")
