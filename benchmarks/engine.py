@@ -29,6 +29,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfprune_init as tpi
+from tfprune_init.batches import untuned
 from tfprune_init.methods import method_named
 from tfprune_init.probe import Probe
 from tfprune_init.scopes import everywhere, keep_top
@@ -170,13 +171,10 @@ def fit() -> dict[str, Any]:
         "LeNet-5, batch 128": (lambda: tpi.models.lenet_5(seed=0), (28, 28, 1), 128, 20),
         "MLP of 21 M weights, batch 32": (lambda: mlp(keras), (784,), 32, 12),
     }
-    # The end of each fit would wait for tf.data's sleeping tuner, which hides what is to be measured.
-    untuned = tf.data.Options()
-    untuned.autotune.enabled = False
     result = {}
     for name, (build, shape, batch, steps) in cases.items():
         x, y = rng.normal(size=(batch * steps, *shape)).astype("float32"), rng.integers(0, 10, batch * steps)
-        data = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch).cache().with_options(untuned)
+        data = untuned(tf.data.Dataset.from_tensor_slices((x, y)).batch(batch).cache())
         models = {"dense": build(), "masked": build()}
         for model in models.values():
             model.compile("adam", loss=LOSS)

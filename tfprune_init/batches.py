@@ -35,11 +35,7 @@ class Batches:
     """
 
     def __init__(self, data: Any):
-        # A handful of batches leaves nothing to tune, and an iterator that goes away while tf.data's tuner
-        # sleeps waits for it, up to half a minute.
-        options = tf.data.Options()
-        options.autotune.enabled = False
-        self._dataset = _as_dataset(data).with_options(options)
+        self._dataset = untuned(_as_dataset(data))
         self._iterator = self._walk()
 
     def take(self, count: int) -> list[Batch]:
@@ -56,6 +52,17 @@ class Batches:
                     "The dataset is empty: it gave no batch. Check its source and its filters, and whether "
                     "drop_remainder=True dropped everything."
                 )
+
+
+def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The dataset with tf.data's tuner off.
+
+    An iterator that goes away while the tuner sleeps waits for it, up to half a minute: after a handful of
+    batches, and at the end of every epoch of model.fit on little data, where nothing needs tuning anyway.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def _as_dataset(data: Any) -> tf.data.Dataset:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfprune_init.batches import untuned
 from tfprune_init.errors import DataError, DatasetUnavailableError, OptionError
 
 # The host TFDS tries first for every data set; if it cannot be reached, neither can a download succeed.
@@ -285,10 +286,7 @@ def _dataset(
     def to_unit(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.cast(images, tf.float32) / white, labels
 
-    # Nothing here needs tuning, and every epoch of model.fit would end by waiting for tf.data's sleeping tuner.
-    untuned = tf.data.Options()
-    untuned.autotune.enabled = False
-    train, test = (split.batch(batch_size).map(to_unit).prefetch(2).with_options(untuned) for split in (train, test))
+    train, test = (untuned(split.batch(batch_size).map(to_unit).prefetch(2)) for split in (train, test))
     description = _describe(name, sizes, classes, input_shape, held_out)
     return Dataset(name, train, test, classes, input_shape, *sizes, description)
 

@@ -85,9 +85,10 @@ class PrunableLayer(keras.layers.Wrapper):
     def masked_variables(self) -> dict[str, keras.Variable]:
         """The masked variables, by path within the layer."""
         variables = {target.path: target.variable for target in all_variables(self.layer)}
-        if self._unknown():
+        unknown = self._unknown()
+        if unknown:
             raise ModelError(
-                f"Layer {self.layer.name!r} has no variable {', '.join(self._unknown())}. It has: "
+                f"Layer {self.layer.name!r} has no variable {', '.join(unknown)}. It has: "
                 f"{', '.join(variables) or 'none'}. "
                 "Layers that a layer creates need names that stay: give them name=..., so that copies find them."
             )

@@ -64,14 +64,9 @@ def keep_top(scores: Arrays, keep: int, alive: Arrays | None = None) -> dict[str
     threshold, ties = _threshold(scores, keep, candidates, alive)
     masks = {}
     for path, score in scores.items():
-        mask = score > threshold
-        if alive is not None:
-            mask &= alive[path]
+        mask = _candidates(score > threshold, path, alive)
         if ties:
-            tied = score == threshold
-            if alive is not None:
-                tied &= alive[path]
-            taken = np.flatnonzero(tied)[:ties]
+            taken = np.flatnonzero(_candidates(score == threshold, path, alive))[:ties]
             mask.reshape(-1)[taken] = True
             ties -= taken.size
         masks[path] = mask
@@ -113,13 +108,7 @@ def _bracket(scores: Arrays, keep: int, candidates: int, alive: Arrays | None) -
 
 
 def _count_above(scores: Arrays, bound: float, alive: Arrays | None) -> int:
-    total = 0
-    for path, score in scores.items():
-        above = score > bound
-        if alive is not None:
-            above &= alive[path]
-        total += int(np.count_nonzero(above))
-    return total
+    return sum(int(np.count_nonzero(_candidates(score > bound, path, alive))) for path, score in scores.items())
 
 
 def _between(scores: Arrays, low: float, high: float, alive: Arrays | None) -> np.ndarray:
@@ -127,10 +116,15 @@ def _between(scores: Arrays, low: float, high: float, alive: Arrays | None) -> n
     for path, score in scores.items():
         within = score >= low
         within &= score <= high
-        if alive is not None:
-            within &= alive[path]
-        near.append(score.ravel()[np.flatnonzero(within)])
+        near.append(score.ravel()[np.flatnonzero(_candidates(within, path, alive))])
     return np.concatenate(near)
+
+
+def _candidates(chosen: np.ndarray, path: str, alive: Arrays | None) -> np.ndarray:
+    """What is chosen, in place, without the positions that are no candidates."""
+    if alive is not None:
+        chosen &= alive[path]
+    return chosen
 
 
 def everywhere(scores: Arrays, density: float, alive: Arrays | None = None) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -152,9 +152,8 @@ def finite_scores(probe: Probe, scorer: Criterion) -> Arrays:
 def _judge_last(steps: list[Step], method: Method, scores: Mapping[str, np.ndarray], masks: Arrays) -> None:
     """Give the last step its objective, which only the scores at its own network can tell."""
     if steps and method.needs_data:
-        last = steps[-1]
         objective = sum(float(np.sum(s, where=masks[p], dtype=np.float64)) for p, s in scores.items())
-        steps[-1] = Step(last.number, last.density, last.kept, last.seconds, objective)
+        steps[-1] = replace(steps[-1], objective=objective)
 
 
 def _shown(verbose: str | int | bool) -> bool:
