@@ -32,7 +32,7 @@ import tfprune_init as tpi
 from tfprune_init.batches import untuned
 from tfprune_init.methods import method_named
 from tfprune_init.probe import Probe
-from tfprune_init.scopes import everywhere, keep_top
+from tfprune_init.scopes import keep_top, kept_count
 from tfprune_init.targets import find_targets
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -72,6 +72,11 @@ def bare_gradient_step(model: Any, batch: tuple[np.ndarray, np.ndarray]) -> Call
     return lambda: step(x, y)[0].numpy()
 
 
+def choose(scores: dict[str, np.ndarray], density: float) -> dict[str, np.ndarray]:
+    """Masks that keep a share of all scores together."""
+    return keep_top(scores, kept_count(sum(s.size for s in scores.values()), density))
+
+
 def score() -> dict[str, Any]:
     """One whole step of FORCE (mask, gradient, scores, choice) and of SNIP in gradient steps; traces of a run."""
     model, batch = vgg19_batch()
@@ -82,10 +87,10 @@ def score() -> dict[str, Any]:
 
         def force_step() -> None:
             probe.mask(masks)
-            masks.update(everywhere(force.score(probe), 0.1))
+            masks.update(choose(force.score(probe), 0.1))
 
         def snip_step() -> None:
-            everywhere(force.score(probe), 0.1)
+            choose(force.score(probe), 0.1)
 
         runs = {"gradient": bare_gradient_step(model, batch), "force": force_step, "snip": snip_step}
         seconds = interleaved(runs, 7)
@@ -223,9 +228,14 @@ def main() -> None:
     names = parser.parse_args().names or list(BENCHMARKS)
     result: dict[str, Any] = {name: {**BENCHMARKS, **CHILDREN}[name]() for name in names}
     if not set(names) & set(CHILDREN):
-        versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
-        result["machine"] = {"cpus": os.cpu_count(), "processor": processor(), **versions}
+        result["machine"] = machine()
     print(json.dumps(result, indent=2))
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on."""
+    versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
+    return {"cpus": os.cpu_count(), "processor": processor(), **versions}
 
 
 def processor() -> str:

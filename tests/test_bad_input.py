@@ -68,7 +68,7 @@ def test_options(model: Any, options: dict[str, Any], words: str) -> None:
 def test_unknown_options_are_refused_by_name(model: Any) -> None:
     with pytest.raises(OptionError, match=r"no option 'step'. Did you mean 'steps'"):
         tpi.find_masks(model, data(), sparsity=0.5, step=3)
-    with pytest.raises(OptionError, match="score takes"):
+    with pytest.raises(OptionError, match="score takes no steps"):
         tpi.score(model, data(), "snip", steps=3)
 
 

@@ -6,7 +6,10 @@ import doctest
 import importlib
 import pkgutil
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +17,7 @@ import tfprune_init
 
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 ROOT = Path(__file__).resolve().parents[1]
+TEXT: dict[str, Any] = {"capture_output": True, "text": True, "check": True}  # new processes: no methods of other tests
 MODULES = sorted(
     info.name
     for info in pkgutil.walk_packages(tfprune_init.__path__, "tfprune_init.")
@@ -44,8 +48,16 @@ def test_readme_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_readme_names_every_method() -> None:
     table = (ROOT / "README.md").read_text()
-    for name in ("force", "iter_snip", "snip", "magnitude", "random"):
+    done = subprocess.run([sys.executable, "-c", "import tfprune_init as t; print(*t.methods())"], **TEXT)
+    for name in done.stdout.split():
         assert f"`{name}`" in table
+
+
+def test_the_page_of_methods_is_what_the_registers_say() -> None:
+    done = subprocess.run([sys.executable, "-m", "tfprune_cli", "methods", "--markdown"], **TEXT)
+    assert (ROOT / "docs" / "methods.md").read_text() == done.stdout
+    for name in ("force", "grasp", "synflow", "exact", "snap_it", "skeletonization"):
+        assert f"| `{name}` |" in done.stdout
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

@@ -15,9 +15,9 @@ PACKAGE = Path(tfprune_init.__file__).parent
 
 # Ground floor first. A room may import rooms before it, never one after.
 ROOMS = [
-    "version", "errors", "kerases", "units", "targets", "masks", "schedules", "scopes", "batches", "probe",
-    "criteria", "methods", "connectivity", "search", "constraint", "optimizers", "enforce", "layers", "report",
-    "api", "export", "datasets", "models",
+    "version", "errors", "kerases", "units", "targets", "masks", "schedules", "surgery", "wiring", "scopes", "losses",
+    "batches", "probe", "criteria", "methods", "selector", "steps", "connectivity", "search", "constraint",
+    "optimizers", "enforce", "layers", "report", "api", "callbacks", "reinitialize", "export", "datasets", "models",
 ]  # fmt: skip
 
 

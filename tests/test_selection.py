@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as hnp
 
 from tfprune_init.errors import OptionError
 from tfprune_init.schedules import SCHEDULES, densities
-from tfprune_init.scopes import SCOPES, keep_top, kept_count, scope_named
+from tfprune_init.scopes import SCOPES, Layout, keep_top, kept_count, scope_named
+from tfprune_init.units import UnitAxes
 
 # Few distinct values, so that ties are the rule.
 tied = st.sampled_from([0.0, -0.0, 1.0, 2.0, 2.5, 1e-30, -1.0])
@@ -48,6 +49,11 @@ def test_keep_top_equals_sorting_with_ties_to_the_lower_position(scores: dict[st
 def test_keep_top_refuses_more_than_there_is() -> None:
     with pytest.raises(ValueError, match="Cannot keep 3 of 2"):
         keep_top({"a": np.ones(2)}, 3)
+
+
+def test_ties_are_kept_whatever_the_memory_order_of_the_scores() -> None:
+    masks = keep_top({"a": np.asfortranarray(np.ones((3, 4)))}, 5)
+    assert np.flatnonzero(masks["a"]).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_a_collapsed_network_does_not_keep_everything() -> None:
@@ -97,9 +103,10 @@ def test_schedules_refuse(schedule: Any, steps: Any, words: str) -> None:
 
 def test_scopes() -> None:
     scores = {"big": np.arange(90.0, 100.0), "small": np.arange(10.0)}
-    together = SCOPES["global"](scores, 0.5, None)
+    layouts = {path: Layout((10,), UnitAxes((), (0,))) for path in scores}
+    together = SCOPES["global"].choose(scores, 0.5, None, layouts)
     assert (together["big"].sum(), together["small"].sum()) == (10, 0)
-    apart = SCOPES["layerwise"](scores, 0.5, None)
+    apart = SCOPES["layerwise"].choose(scores, 0.5, None, layouts)
     assert (apart["big"].sum(), apart["small"].sum()) == (5, 5)
     assert apart["big"].tolist() == [False] * 5 + [True] * 5
     with pytest.raises(OptionError, match="Did you mean 'layerwise'"):

@@ -6,6 +6,7 @@ TensorFlow takes seconds to import, so nothing above the commands does.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
@@ -111,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
     methods = commands.add_parser("methods", help="list the pruning methods", allow_abbrev=False)
     _described(methods, "List the pruning methods, with their settings and papers.", "").set_defaults(command=_methods)
+    methods.add_argument("--markdown", action="store_true", help="print the whole page of docs/methods.md")
     return parser
 
 
@@ -150,5 +152,9 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _methods(options: argparse.Namespace) -> None:
     from tfprune_cli.method_table import print_methods
+    from tfprune_cli.methods_page import methods_page
 
-    print_methods(Console())
+    if options.markdown:
+        sys.stdout.write(methods_page())
+    else:
+        print_methods(Console())

@@ -12,6 +12,7 @@ See the README for the whole story.
 from typing import TYPE_CHECKING, Any
 
 from tfprune_init.api import find_masks, prune_at_init, score
+from tfprune_init.callbacks import PruneDuringTraining
 from tfprune_init.criteria import criterion
 from tfprune_init.enforce import attach
 from tfprune_init.errors import PruningError
@@ -19,6 +20,7 @@ from tfprune_init.layers import PrunableLayer, strip, wrap
 from tfprune_init.masks import Masks
 from tfprune_init.methods import Method, methods, register
 from tfprune_init.optimizers import mask_gradients
+from tfprune_init.reinitialize import reinitialize
 from tfprune_init.report import PruningReport
 from tfprune_init.version import __version__
 
@@ -31,6 +33,7 @@ __all__ = [
     "Masks",
     "Method",
     "PrunableLayer",
+    "PruneDuringTraining",
     "PruningError",
     "PruningReport",
     "__version__",
@@ -44,6 +47,7 @@ __all__ = [
     "models",
     "prune_at_init",
     "register",
+    "reinitialize",
     "score",
     "strip",
     "wrap",

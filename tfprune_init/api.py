@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from tfprune_init.criteria import GRADIENT_OPTIONS
 from tfprune_init.enforce import attach
 from tfprune_init.errors import OptionError
 from tfprune_init.masks import Masks
-from tfprune_init.methods import Method, method_named, recipe_for
+from tfprune_init.methods import Recipe, recipe_for
 from tfprune_init.probe import Probe
 from tfprune_init.report import PruningReport, make_report
 from tfprune_init.schedules import Schedule
-from tfprune_init.search import Search, density_for, finite_scores, search
-from tfprune_init.targets import Filter, Targets, find_targets
+from tfprune_init.search import Search, density_for, search, shown
+from tfprune_init.selector import Selector, selector_for
+from tfprune_init.steps import finite_scores
+from tfprune_init.targets import Filter, find_targets
 
 
 def prune_at_init(
@@ -28,14 +29,17 @@ def prune_at_init(
     loss: Any = None,
     steps: int | None = None,
     schedule: str | Schedule | None = None,
-    batches: int = 1,
+    batches: int | None = None,
     scope: str | None = None,
+    normalize: str | None = None,
+    shuffle: bool = False,
     filters: Filter | Iterable[Filter] | None = None,
     prune_bias: bool = False,
-    batchnorm: str = "batch",
+    batchnorm: str | None = None,
     seed: int = 0,
     jit_compile: bool = False,
     verbose: str | int | bool = "auto",
+    **options: Any,
 ) -> PruningReport:
     """Find masks, set the pruned weights to zero, and hold them there through training.
 
@@ -44,21 +48,28 @@ def prune_at_init(
         data: A batched tf.data.Dataset of (x, y) or (x, y, sample_weight), or a tuple of such arrays, batched by
             128. None for methods that look at no data; given to them, it only serves the check that signals
             still pass.
-        sparsity: Share of the prunable weights to remove, in [0, 1).
+        sparsity: Share of the prunable weights to remove, in [0, 1); of blocks, channels or units for scopes of these.
         method: One of `methods()`.
         loss: What `compile(loss=...)` takes; the compiled loss by default. Weight regularizers are left out of
             it, losses that layers add are part of it.
         steps: Number of steps, for iterative methods.
-        schedule: "exponential", "linear", "one_shot" or a function of (density, steps), for iterative methods.
-        batches: Batches that each gradient is averaged over, weighted by examples; each step takes the next.
-        scope: "global" (all weights compete) or "layerwise" (each variable keeps the same share).
+        schedule: "exponential", "linear", "halving", "one_shot" or a function of (density, steps), for
+            iterative methods.
+        batches: Batches that each gradient is averaged over, weighted by examples; each step takes the next. 1
+            unless the method says otherwise.
+        scope: How scores compete: "global" (all weights), "layerwise" (each variable keeps the same share), "erk",
+            "er" or "balanced" (each layer its own share), "block", "n_m", "channel" or "units" (whole units).
+        normalize: Divide each variable's scores by their L2 norm ("l2") or by their sum ("sum") before they compete.
+        shuffle: Keep each layer's density and move what is kept to random places: the control for a method.
         filters: What to leave alone: layer names, variable paths, glob patterns, predicates over a `Target`.
         prune_bias: Whether biases are prunable too.
         batchnorm: "batch" scores as in training (BatchNorm on batch statistics, Dropout active), "inference"
-            as in prediction.
+            as in prediction. "batch" unless the method says otherwise.
         seed: Seed of everything random.
         jit_compile: Compile the gradient step with XLA; slower on CPUs.
         verbose: 0 shows nothing, 1 a progress bar, "auto" a progress bar on a terminal.
+        **options: Options of the method's criterion and of the scope, such as temperature=200 for "grasp",
+            estimator= and samples= for "hessian", block_size=(1, 4) for scope "block", m=4 for "n_m".
 
     Returns:
         PruningReport; `report.masks` holds the masks.
@@ -80,13 +91,14 @@ def prune_at_init(
         >>> report.masks.kept, report.masks.size
         (44, 176)
     """
-    targets, found, recipe, options = _found(
+    selector, found, recipe = _found(
         model, data, sparsity, method, filters, prune_bias, verbose,
-        loss=loss, steps=steps, schedule=schedule, batches=batches, scope=scope, batchnorm=batchnorm, seed=seed,
-        jit_compile=jit_compile,
+        loss=loss, steps=steps, schedule=schedule, batches=batches, scope=scope, normalize=normalize, shuffle=shuffle,
+        batchnorm=batchnorm, seed=seed, jit_compile=jit_compile, **options,
     )  # fmt: skip
     attach(model, found.masks)
-    return make_report(model, targets, found, recipe.name, options, sparsity)
+    described = {**recipe.described(), "prune_bias": prune_bias}
+    return make_report(model, selector.targets, found, recipe.method.name, described, sparsity)
 
 
 def find_masks(
@@ -110,7 +122,8 @@ def find_masks(
         filters: What to leave alone.
         prune_bias: Whether biases are prunable too.
         verbose: 0 shows nothing, 1 a progress bar, "auto" a progress bar on a terminal.
-        **options: loss, steps, schedule, batches, scope, batchnorm, seed, jit_compile, as in `prune_at_init`.
+        **options: loss, steps, schedule, batches, scope, normalize, shuffle, batchnorm, seed, jit_compile, and
+            options of the criterion and the scope, as in `prune_at_init`.
 
     Returns:
         Masks; every variable of the model has the bits it had before.
@@ -135,6 +148,7 @@ def score(
     masks: Masks | None = None,
     filters: Filter | Iterable[Filter] | None = None,
     prune_bias: bool = False,
+    verbose: str | int | bool = "auto",
     **options: Any,
 ) -> dict[str, np.ndarray]:
     """Score every prunable connection once, without touching the model.
@@ -147,10 +161,13 @@ def score(
             scored too.
         filters: What to leave alone.
         prune_bias: Whether biases are prunable too.
-        **options: loss, batches, batchnorm, seed, jit_compile, as in `prune_at_init`.
+        verbose: 0 shows nothing, 1 a progress bar for what takes long, "auto" that on a terminal.
+        **options: loss, batches, batchnorm, seed, jit_compile, and options of the criterion, as in `prune_at_init`;
+            for "exact" also sample=1000, which tries that many weights and gives NaN for the others.
 
     Returns:
-        Mapping from variable path to an array of the variable's shape: float32, float64 for float64 models.
+        Mapping from variable path to an array of the variable's shape: float32, float64 for float64 models and for
+        "synflow" and "exact".
 
     Raises:
         PruningError: As `prune_at_init`; MaskMismatchError if `masks` lacks a variable that is scored.
@@ -161,17 +178,18 @@ def score(
         >>> tpi.score(model, None, "magnitude")["head/kernel"].shape
         (8, 4)
     """
-    unknown = [name for name in options if name not in GRADIENT_OPTIONS]
-    if unknown:
-        raise OptionError(f"score takes {sorted(GRADIENT_OPTIONS)}. Received: {', '.join(unknown)}.")
-    recipe, probing = recipe_for(method, data, options)
+    searching = [name for name in options if name in ("steps", "schedule", "scope", "normalize", "shuffle")]
+    if searching:
+        raise OptionError(f"score takes no {', '.join(searching)}: it scores once and chooses nothing.")
+    recipe = recipe_for(method, data, options, for_masks=False)
     targets = find_targets(model, filters=filters, prune_bias=prune_bias)
     if masks is not None:
         masks = masks.covering([target.path for target in targets.prunable], model)
-    with Probe(model, targets.prunable, data=data, **probing) as probe:
+    with Probe(model, targets.prunable, data=data, **recipe.probing) as probe:
+        probe.show_progress = shown(verbose)
         if masks is not None:
             probe.mask(masks)
-        return finite_scores(probe, recipe.scorer)
+        return finite_scores(probe, recipe)
 
 
 def _found(
@@ -183,18 +201,10 @@ def _found(
     prune_bias: bool,
     verbose: str | int | bool,
     **options: Any,
-) -> tuple[Targets, Search, Method, dict[str, Any]]:
-    recipe, probing = recipe_for(method, data, options)
+) -> tuple[Selector, Search, Recipe]:
+    recipe = recipe_for(method, data, options)
     targets = find_targets(model, filters=filters, prune_bias=prune_bias)
-    density = density_for(sparsity, targets.size)
-    with Probe(model, targets.prunable, data=data, **probing) as probe:
-        found = search(probe, targets, recipe, density, verbose=verbose)
-    used = {
-        "steps": recipe.steps,
-        "schedule": recipe.schedule if isinstance(recipe.schedule, str) else recipe.schedule.__name__,
-        "scope": recipe.scope,
-        "regrow": recipe.regrow,
-        "prune_bias": prune_bias,
-        **{key: value for key, value in probing.items() if key != "loss" and key in recipe.options},
-    }
-    return targets, found, method_named(method), used
+    selector = selector_for(model, targets, recipe, data, prune_bias)
+    density = density_for(sparsity, selector)
+    with Probe(model, selector.targets.prunable, data=data, **recipe.probing) as probe:
+        return selector, search(probe, selector, recipe, density, verbose=verbose), recipe

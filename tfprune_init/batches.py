@@ -38,6 +38,11 @@ class Batches:
         self._dataset = untuned(_as_dataset(data))
         self._iterator = self._walk()
 
+    @classmethod
+    def of(cls, data: Any) -> Batches:
+        """The walk itself if `data` is one, which goes on where it stands; otherwise a walk through it."""
+        return data if isinstance(data, Batches) else cls(data)
+
     def take(self, count: int) -> list[Batch]:
         """The next `count` batches; after the last one the first follows."""
         return [next(self._iterator) for _ in range(count)]

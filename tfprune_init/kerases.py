@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -17,12 +17,15 @@ import tensorflow as tf
 
 from tfprune_init.errors import ModelError
 
-LossFunction = Callable[[Any, Any, Any, Any], tf.Tensor]
-
 
 def is_keras3(obj: Any) -> bool:
     """Whether `obj` is a layer or model of Keras 3."""
     return isinstance(obj, keras.layers.Layer)
+
+
+def keras_of(model: Any) -> Any:
+    """The Keras package a model belongs to."""
+    return keras if is_keras3(model) else _tf_keras()
 
 
 def _tf_keras() -> Any:
@@ -127,9 +130,12 @@ def replicas(variable: Any) -> list[tf.Variable]:
 
 
 def changeable_variables(model: Any) -> list[tf.Variable]:
-    """Variables that a forward pass in training mode may move: statistics, seeds, metrics."""
+    """Variables that a forward pass in training mode may move: statistics, seeds, metrics, recurrent states."""
     moved = [v for v in model.variables if not getattr(v, "trainable", False)]
     moved += list(model.non_trainable_variables)
+    # A model does not count the states of its stateful layers among its variables.
+    stateful = [layer for layer in layers_below(model) if getattr(layer, "stateful", False) is True]
+    moved += [s for s in tf.nest.flatten([getattr(layer, "states", []) for layer in stateful]) if hasattr(s, "assign")]
     for metric in model.metrics if getattr(model, "compiled", False) or is_keras3(model) else []:
         moved += list(metric.variables)
     unique = {id(tensor_of(v)): tensor_of(v) for v in moved}
@@ -208,75 +214,6 @@ def seed_graph(seed: int) -> None:
         tf.compat.v1.get_default_graph().seed = seed
 
 
-def added_losses(model: Any) -> list[tf.Tensor]:
-    """Losses that layers added in the last call; weight regularizers are left out."""
-    if is_keras3(model):
-        regularized = sum(v.regularizer is not None for v in model.trainable_weights)
-        losses = model.losses
-        return losses[: len(losses) - regularized]
-    holders = [model, *layers_below(model)]
-    return [loss for layer in holders for loss in (layer._eager_losses or layer._losses)]
-
-
-def loss_function(model: Any, loss: Any) -> LossFunction:
-    """The loss to differentiate, as `f(x, y, y_pred, sample_weight) -> scalar`.
-
-    Args:
-        model: A built model. Its own compiled loss and metrics objects are not touched.
-        loss: Anything `compile(loss=...)` takes, or None for the compiled loss. A model that overrides
-            `compute_loss` is then judged by exactly what that returns.
-
-    Returns:
-        The data loss plus the losses that layers add; weight regularizers are not part of it.
-
-    Raises:
-        ModelError: If there is neither a `loss` nor a compiled one nor an overridden `compute_loss`.
-    """
-    weights = None
-    if loss is None:
-        if _overrides_compute_loss(model):
-            return lambda x, y, y_pred, w: model.compute_loss(x, y, y_pred, w)
-        loss, weights = _compiled_loss(model)
-    if loss is None:
-        raise ModelError(
-            f"Model {model.name!r} has no loss to judge connections by: call model.compile(loss=...) first, "
-            "or pass loss=... here. Received: loss=None and a model compiled without one."
-        )
-    host = keras.Model() if is_keras3(model) else _tf_keras().Model()
-    host.output_names = getattr(model, "output_names", None)
-    host.compile(loss=loss, loss_weights=weights)
-
-    def data_loss(x: Any, y: Any, y_pred: Any, sample_weight: Any) -> tf.Tensor:
-        if is_keras3(model):
-            total = host.compute_loss(x, y, y_pred, sample_weight)
-        else:
-            total = host.compiled_loss(y, y_pred, sample_weight)
-        return tf.add_n([total, *[tf.cast(tf.reduce_sum(extra), total.dtype) for extra in added_losses(model)]])
-
-    return data_loss
-
-
-def sums_examples(model: Any, loss: Any) -> bool:
-    """Whether the loss adds examples up (reduction "sum") instead of averaging them."""
-    if loss is None:
-        loss, _ = _compiled_loss(model)
-    flat = tf.nest.flatten(loss)
-    return bool(flat) and all(getattr(one, "reduction", None) == "sum" for one in flat)
-
-
-def _overrides_compute_loss(model: Any) -> bool:
-    base = keras.Model if is_keras3(model) else _tf_keras().Model
-    return type(model).compute_loss is not base.compute_loss
-
-
-def _compiled_loss(model: Any) -> tuple[Any, Any]:
-    if is_keras3(model):
-        compiled = getattr(model, "_compile_loss", None)
-        return (None, None) if compiled is None else (compiled._user_loss, compiled._user_loss_weights)
-    container = getattr(model, "compiled_loss", None)
-    return (None, None) if container is None else (container._user_losses, container._user_loss_weights)
-
-
 def forget_train_function(model: Any) -> None:
     """Make the next fit build its training step anew, so that what was attached since takes part."""
     model.train_function = None
@@ -296,4 +233,4 @@ def package_of(model: Any) -> str:
 
 def version_of(model: Any) -> str:
     """Version of that Keras."""
-    return (keras if is_keras3(model) else _tf_keras()).__version__
+    return str(keras_of(model).__version__)

@@ -184,6 +184,24 @@ class Masks(Mapping[str, np.ndarray]):
             raise MaskMismatchError(f"Model {model.name!r} is not the architecture of these masks: {where}.")
         return Masks({t.path: mask for t, mask in zip(candidates, self.values(), strict=True)})
 
+    def shuffled(self, seed: int = 0) -> Masks:
+        """The same number kept in each variable, at random places: what a method's layer densities alone are worth.
+
+        Args:
+            seed: Seed of the places.
+
+        Reference:
+            Frankle et al., Pruning Neural Networks at Initialization: Why Are We Missing the Mark?, ICLR 2021.
+
+        Example:
+            >>> import tfprune_init as tpi
+            >>> masks = tpi.Masks({"a": [[True, True, False, False]], "b": [False] * 9 + [True]}).shuffled(seed=3)
+            >>> [int(mask.sum()) for mask in masks.values()]
+            [2, 1]
+        """
+        rng = np.random.default_rng(seed)
+        return Masks({path: rng.permutation(mask.ravel()).reshape(mask.shape) for path, mask in self.items()})
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the masks to an .npz file, eight weights a byte, atomically.
 

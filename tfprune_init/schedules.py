@@ -45,14 +45,35 @@ def one_shot(density: float, steps: int) -> list[float]:
     return [density] * steps
 
 
-SCHEDULES: dict[str, Schedule] = {"exponential": exponential, "linear": linear, "one_shot": one_shot}
+def halving(density: float, steps: int) -> list[float]:
+    """SNIP-it's: half the weights at once, then each step halves what is left to prune, then the rest.
+
+    Step i of the first `steps` - 1 has sparsity s - (s - 1/2) / 2^(i - 1), never more than s.
+
+    Reference:
+        Verdenius et al., Pruning via Iterative Ranking of Sensitivity Statistics, 2020, and its code.
+
+    Example:
+        >>> from tfprune_init.schedules import halving
+        >>> halving(0.25, 4)
+        [0.5, 0.375, 0.3125, 0.25]
+    """
+    return [*(max(density, density + (0.5 - density) / 2**i) for i in range(steps - 1)), density]
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "exponential": exponential,
+    "linear": linear,
+    "one_shot": one_shot,
+    "halving": halving,
+}
 
 
 def densities(schedule: str | Schedule, density: float, steps: int) -> list[float]:
     """The checked densities of a schedule.
 
     Args:
-        schedule: "exponential", "linear", "one_shot", or a function of (density, steps).
+        schedule: "exponential", "linear", "halving", "one_shot", or a function of (density, steps).
         density: Final density, in (0, 1].
         steps: Number of steps, at least 1.
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tfprune_init import kerases
 from tfprune_init.errors import ModelError, OptionError
-from tfprune_init.units import UnitAxes, unit_axes
+from tfprune_init.units import UnitAxes, channel_axis, unit_axes
 
 _KERNEL_LAYERS = frozenset(
     ["Dense", "EinsumDense", "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D"]
@@ -67,6 +67,11 @@ class Target:
     def units(self) -> UnitAxes:
         """Axes of the input units and of the output units."""
         return unit_axes(kerases.class_names(self.layer), self.name, len(self.shape), self.equation)
+
+    @cached_property
+    def channel_axis(self) -> int | None:
+        """Axis of the layer's output that runs over this kernel's units; None where it has no units."""
+        return channel_axis(kerases.class_names(self.layer), self.name, getattr(self.layer, "data_format", None))
 
 
 @dataclass(frozen=True)

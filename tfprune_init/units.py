@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+_CONVOLUTIONS = [f"Conv{n}D{suffix}" for n in (1, 2, 3) for suffix in ("", "Transpose")]
+
 
 class UnitAxes(NamedTuple):
     """Axes of a weight array that index a layer's input units and its output units."""
@@ -40,6 +42,27 @@ def unit_axes(layer_classes: frozenset[str], name: str, rank: int, equation: str
     if any(c.endswith("Transpose") for c in layer_classes):
         return UnitAxes((rank - 1,), (rank - 2,))
     return UnitAxes((rank - 2,), (rank - 1,))
+
+
+def channel_axis(layer_classes: frozenset[str], name: str, data_format: str | None = None) -> int | None:
+    """The axis of a layer's output that runs over the units of one kernel.
+
+    Args:
+        layer_classes: Names of the layer's class and its bases.
+        name: Last part of the variable's path, e.g. "kernel".
+        data_format: The layer's, if it has one.
+
+    Returns:
+        1 or -1; None where the output is not one channel a unit: recurrent cells, attention's EinsumDense,
+        depthwise convolution.
+    """
+    convolves = any(c in layer_classes for c in _CONVOLUTIONS)
+    if not (
+        (name == "kernel" and ("Dense" in layer_classes or convolves))
+        or (name == "pointwise_kernel" and layer_classes & {"SeparableConv1D", "SeparableConv2D"})
+    ):
+        return None
+    return 1 if data_format == "channels_first" else -1
 
 
 def dead_units(mask: np.ndarray, axes: tuple[int, ...]) -> int:

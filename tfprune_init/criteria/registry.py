@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from tfprune_init.errors import OptionError
-from tfprune_init.probe import Probe
 
-ScoreFunction = Callable[[Probe], dict[str, np.ndarray]]
+ScoreFunction = Callable[..., dict[str, np.ndarray]]
 
 GRADIENT_OPTIONS = frozenset(["loss", "batches", "batchnorm", "seed", "jit_compile"])
 
@@ -21,38 +23,55 @@ class Criterion:
 
     Attributes:
         name: What it is called.
-        score: Function from a `Probe` to scores, {variable path: float array of the variable's shape}.
-        uses_gradients: Whether it asks the probe for gradients, and so needs data and a loss.
-        options: Names of the options of `find_masks` that change its scores.
+        score: Function from a `Probe`, and its own options, to scores: {variable path: float array of the
+            variable's shape}.
+        uses_gradients: Whether it asks the probe for derivatives of the loss, and so needs data.
+        options: Names of the options of the probe that change its scores.
+        own_options: Options of its own, with their defaults: the keyword-only parameters of `score`.
+        of_units: Whether it scores whole units, so that only scopes of whole units make sense.
     """
 
     name: str
     score: ScoreFunction
     uses_gradients: bool
     options: frozenset[str]
+    own_options: Mapping[str, Any]
+    of_units: bool
+
+    def section(self, title: str) -> str:
+        """One section of the docstring ("Formula", "Cost", "Follows", "References"), in one line."""
+        lines = (inspect.getdoc(self.score) or "").splitlines()
+        if f"{title}:" not in lines:
+            return ""
+        rest = lines[lines.index(f"{title}:") + 1 :]
+        end = next((i for i, line in enumerate(rest) if line and not line.startswith(" ")), len(rest))
+        return " ".join(line.strip() for line in rest[:end]).strip()
 
 
 CRITERIA: dict[str, Criterion] = {}
 
 
 def criterion(
-    name: str, *, uses_gradients: bool = True, options: frozenset[str] | None = None
+    name: str, *, uses_gradients: bool = True, options: frozenset[str] | None = None, of_units: bool = False
 ) -> Callable[[ScoreFunction], ScoreFunction]:
     """Register a function of a `Probe` as a criterion.
 
+    Keyword-only parameters of the function become options of `find_masks` and `score`.
+
     Args:
         name: What to call it.
-        uses_gradients: Whether it calls `probe.gradients()`.
-        options: Options of `find_masks` that change its scores; all that shape a gradient by default.
+        uses_gradients: Whether it asks the probe for derivatives of the loss.
+        options: Options of the probe that change its scores; all that shape a gradient by default.
+        of_units: Whether it scores whole units, each weight with an equal part of its unit's score.
 
     Raises:
         OptionError: If the name is taken.
 
     Example:
         >>> from tfprune_init.criteria import criterion
-        >>> @criterion("largest_gradient")
-        ... def largest_gradient(probe):
-        ...     return {path: abs(gradient) for path, gradient in probe.gradients().items()}
+        >>> @criterion("gradient_to_the")
+        ... def gradient_to_the(probe, *, power=1.0):
+        ...     return {path: abs(gradient) ** power for path, gradient in probe.gradients().items()}
     """
     if options is None:
         options = GRADIENT_OPTIONS if uses_gradients else frozenset()
@@ -60,7 +79,9 @@ def criterion(
     def register(score: ScoreFunction) -> ScoreFunction:
         if name in CRITERIA:
             raise OptionError(f"There is a criterion of that name already. Received: {name!r}.")
-        CRITERIA[name] = Criterion(name, score, uses_gradients, options)
+        parameters = inspect.signature(score).parameters.values()
+        own = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        CRITERIA[name] = Criterion(name, score, uses_gradients, options, MappingProxyType(own), of_units)
         return score
 
     return register

@@ -10,16 +10,35 @@ from tfprune_init.probe import Probe
 
 @criterion("magnitude", uses_gradients=False)
 def magnitude(probe: Probe) -> dict[str, np.ndarray]:
-    """|w|: the largest initial weights stay.
+    """The largest initial weights stay.
 
-    Reference:
-        Han et al., Learning both Weights and Connections for Efficient Neural Networks, NeurIPS 2015;
-        as a baseline at initialization, Frankle et al., Pruning Neural Networks at Initialization, ICLR 2021.
+    Formula:
+        abs(w)
+
+    Cost:
+        0
+
+    Follows:
+        The baseline as it is used at initialization: global by default.
+
+    References:
+        Han et al., Learning both Weights and Connections for Efficient Neural Networks, NeurIPS 2015; at
+        initialization, Frankle et al., Pruning Neural Networks at Initialization, ICLR 2021.
     """
     return {path: np.abs(weight) for path, weight in probe.weights.items()}
 
 
 @criterion("chance", uses_gradients=False, options=frozenset(["seed"]))
 def chance(probe: Probe) -> dict[str, np.ndarray]:
-    """Uniform random scores, so that every weight has the same chance to stay."""
+    """Every weight has the same chance to stay.
+
+    Formula:
+        uniform random numbers
+
+    Cost:
+        0
+
+    Follows:
+        Exactly the share asked for in the scope; several codes keep it in expectation only.
+    """
     return {path: probe.rng.random(weight.shape, np.float32) for path, weight in probe.weights.items()}

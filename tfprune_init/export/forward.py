@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -42,8 +41,9 @@ class Forward:
             *flat: one tensor or array an input, [batch, ...], in the order of the signature.
         """
         from tfprune_init.kerases import call
+        from tfprune_init.surgery import in_full_precision
 
-        with _float32_compute(self.model):
+        with in_full_precision(self.model):
             outputs = call(self.model, self.signature.pack(flat), training=False)
         return _named(outputs)
 
@@ -58,16 +58,11 @@ class Forward:
         """
         import tensorflow as tf
 
-        from tfprune_init.kerases import changeable_variables
+        from tfprune_init.surgery import unmoved
 
-        state = [(variable, variable.numpy()) for variable in changeable_variables(self.model)]
-        try:
-            # A GPU may round float32 to TF32; the file's own platform, the CPU, doesn't.
-            with tf.device("/CPU:0"):
-                outputs = {name: np.asarray(value) for name, value in self(*arrays).items()}
-        finally:
-            for variable, value in state:
-                variable.assign(value)
+        # A GPU may round float32 to TF32; the file's own platform, the CPU, doesn't.
+        with unmoved(self.model), tf.device("/CPU:0"):
+            outputs = {name: np.asarray(value) for name, value in self(*arrays).items()}
         for name, values in outputs.items():
             if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
                 raise ExportError(
@@ -86,22 +81,3 @@ def _named(outputs: Any) -> dict[str, Any]:
         keys = [re.sub(r"\W", "_", str(key)) for key in sorted(outputs)]
         names = keys if len(set(keys)) == len(keys) else names
     return dict(zip(names, flat, strict=True))
-
-
-@contextmanager
-def _float32_compute(model: Any) -> Iterator[None]:
-    """Let every layer compute in float32 for a while; its variables stay what they are."""
-    from tfprune_init.kerases import is_keras3, layers_below
-
-    layers = [model, *layers_below(model)] if is_keras3(model) else []
-    halved = [layer for layer in layers if layer.compute_dtype in ("float16", "bfloat16")]
-    policies = [layer.dtype_policy for layer in halved]
-    try:
-        for layer, policy in zip(halved, policies, strict=True):
-            # A quantized layer's policy says how to read its weights: it is the converter's business.
-            if policy.quantization_mode is None:
-                layer.dtype_policy = "float32"
-        yield
-    finally:
-        for layer, policy in zip(halved, policies, strict=True):
-            layer.dtype_policy = policy

@@ -1,21 +1,16 @@
-"""Scopes: how scores compete. Scores and a density in, masks out: exact count, deterministic."""
+"""Exact selection: the highest scores of several arrays together, without sorting them."""
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
-
-from tfprune_init.errors import OptionError
 
 Arrays = Mapping[str, np.ndarray]
 # A sample settles roughly where the threshold lies; an odd stride does not fall in step with array shapes.
 _SAMPLE_EVERY = 97
 _SAMPLING_PAYS = 200_000
-
-Scope = Callable[[Arrays, float, Arrays | None], dict[str, np.ndarray]]
 
 
 def kept_count(size: int, density: float) -> int:
@@ -67,7 +62,7 @@ def keep_top(scores: Arrays, keep: int, alive: Arrays | None = None) -> dict[str
         mask = _candidates(score > threshold, path, alive)
         if ties:
             taken = np.flatnonzero(_candidates(score == threshold, path, alive))[:ties]
-            mask.reshape(-1)[taken] = True
+            mask.flat[taken] = True
             ties -= taken.size
         masks[path] = mask
     return masks
@@ -125,32 +120,3 @@ def _candidates(chosen: np.ndarray, path: str, alive: Arrays | None) -> np.ndarr
     if alive is not None:
         chosen &= alive[path]
     return chosen
-
-
-def everywhere(scores: Arrays, density: float, alive: Arrays | None = None) -> dict[str, np.ndarray]:
-    """All weights of the network compete: floor(N * density) of them are kept."""
-    return keep_top(scores, kept_count(sum(s.size for s in scores.values()), density), alive)
-
-
-def layerwise(scores: Arrays, density: float, alive: Arrays | None = None) -> dict[str, np.ndarray]:
-    """Weights compete within their variable: each variable of n weights keeps floor(n * density)."""
-    masks: dict[str, np.ndarray] = {}
-    for path, score in scores.items():
-        masks |= keep_top({path: score}, kept_count(score.size, density), alive)
-    return masks
-
-
-SCOPES: dict[str, Scope] = {"global": everywhere, "layerwise": layerwise}
-
-
-def scope_named(name: str) -> Scope:
-    """The scope of that name.
-
-    Raises:
-        OptionError: If there is none; offers the nearest name.
-    """
-    if name not in SCOPES:
-        near = difflib.get_close_matches(str(name), SCOPES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise OptionError(f"scope must be one of {sorted(SCOPES)}. Received: {name!r}.{hint}")
-    return SCOPES[name]

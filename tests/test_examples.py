@@ -1,0 +1,95 @@
+"""The examples, as their users start them: as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+SNIP_LAYERS = Path(__file__).resolve().parents[1] / "examples" / "snip_layers.py"
+# Percent pruned of kernel and bias together, LeNet-300-100 at 95%, from the ICLR reproducibility report on SNIP.
+REPORT = {"dense1": 96.7, "dense2": 83.2, "head": 43.8}
+
+
+@dataclass(frozen=True)
+class Layers:
+    out: str
+    numbers: dict[str, Any]
+
+    def of(self, model: str, sparsity: float) -> list[dict[str, Any]]:
+        """The layers of one table."""
+        (found,) = [r for r in self.numbers["results"] if (r["model"], r["sparsity"]) == (model, sparsity)]
+        return found["layers"]
+
+
+def snip_layers(folder: Path, *arguments: str) -> Layers:
+    file = folder / "numbers.json"
+    # Other tests, and TF-MOT, set TF_...; a user's shell has none of it.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("TF_") and key != "COLUMNS"}
+    command = (sys.executable, str(SNIP_LAYERS), "--json", str(file), *arguments)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return Layers(done.stdout, json.loads(file.read_text()))
+
+
+@pytest.fixture(scope="module")
+def on_digits(tmp_path_factory: pytest.TempPathFactory) -> Layers:
+    return snip_layers(tmp_path_factory.mktemp("digits"), "--seeds", "1")
+
+
+@pytest.fixture(scope="module")
+def on_mnist(tfds_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Layers:
+    return snip_layers(tmp_path_factory.mktemp("mnist"), "--data-dir", str(tfds_dir))
+
+
+def assert_exact(layers: list[dict[str, Any]], size: int, percent: int, seeds: int) -> None:
+    assert sum(layer["weights"] for layer in layers) == size
+    kept = size * (100 - percent) // 100
+    assert np.sum([layer["pruned"] for layer in layers], axis=0).tolist() == [size - kept] * seeds
+
+
+def test_snip_layers_on_digits_prunes_exactly_the_share(on_digits):
+    # 64x300 + 300x100 + 100x10 and biases; 25x20 + 25x20x50 + 200x500 + 500x10 and biases.
+    for percent in (50, 95):
+        assert_exact(on_digits.of("lenet_300_100", percent / 100), 50_200 + 410, percent, seeds=1)
+        assert_exact(on_digits.of("lenet_5", percent / 100), 130_500 + 580, percent, seeds=1)
+
+
+def test_snip_layers_on_digits_shows_no_number_of_the_report(on_digits):
+    assert "The report's numbers are for MNIST and not comparable" in on_digits.out
+    assert all(layer["report"] is None for result in on_digits.numbers["results"] for layer in result["layers"])
+    assert not any(str(number) in line.split("│")[-2] for number in REPORT.values() for line in rows(on_digits.out))
+
+
+def rows(out: str) -> list[str]:
+    return [line for line in out.splitlines() if line.startswith("│")]
+
+
+def test_snip_layers_on_mnist_prunes_exactly_the_share(on_mnist):
+    for percent in (50, 95):
+        assert_exact(on_mnist.of("lenet_300_100", percent / 100), 266_610, percent, seeds=3)
+        assert_exact(on_mnist.of("lenet_5", percent / 100), 431_080, percent, seeds=3)
+
+
+def test_snip_layers_on_mnist_agrees_with_the_report(on_mnist):
+    layers = on_mnist.of("lenet_300_100", 0.95)
+    measured = {layer["layer"]: 100 * np.mean(layer["pruned"]) / layer["weights"] for layer in layers}
+    assert {layer["layer"]: layer["report"] for layer in layers} == REPORT
+    # The head has 1,010 weights: a seed moves it by several points, the first layer by a tenth of one.
+    assert measured["dense1"] == pytest.approx(REPORT["dense1"], abs=0.5)
+    assert measured["dense2"] == pytest.approx(REPORT["dense2"], abs=2)
+    assert measured["head"] == pytest.approx(REPORT["head"], abs=3)
+
+
+def test_snip_layers_on_mnist_shows_a_dash_for_what_the_report_is_not_known_to_say(on_mnist):
+    shown = [line.split("│")[-2].strip() for line in rows(on_mnist.out)]
+    assert shown == ["-"] * 3 + ["96.7", "83.2", "43.8"] + ["-"] * 8

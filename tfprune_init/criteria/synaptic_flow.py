@@ -1,0 +1,35 @@
+"""Synaptic flow: a measure that looks at no data."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfprune_init.criteria.registry import criterion
+from tfprune_init.probe import Probe
+
+
+@criterion("synaptic_flow", uses_gradients=False, options=frozenset(["jit_compile"]))
+def synaptic_flow(probe: Probe) -> dict[str, np.ndarray]:
+    """The share of a connection in the flow through the network: the sum of all paths through it.
+
+    R is the sum of the outputs of the network with absolute values for all variables, for one example of ones,
+    BatchNorm in inference mode, at the masked weights.
+
+    Formula:
+        abs(w) * dR/d abs(w)
+
+    Cost:
+        1 on one example, in float64
+
+    Follows:
+        The paper: R is a product of absolute weights, without activation functions. The code leaves them in; ReLU
+        passes positive flow on as it is, but ReLU6 and tanh saturate and would give every layer before them 0.
+        BatchNorm's scale, offset and statistics are absolute too, as in the code. Computed in float64: the code's
+        float32 overflows or underflows in deep networks. Where a model ends in a softmax, R sums what goes into it.
+        An input of ones gives attention nothing to choose between, so its queries and keys carry no flow and go first.
+        No step cuts off a layer that could be kept: the best weight of each stays, and steps are halved where needed.
+
+    References:
+        Tanaka et al., Pruning neural networks without any data by iteratively conserving synaptic flow, NeurIPS 2020.
+    """
+    return probe.flow()

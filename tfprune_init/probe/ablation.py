@@ -1,0 +1,100 @@
+"""What really happens to the loss when single weights are set to zero, many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.progress import Progress
+
+from tfprune_init import kerases
+from tfprune_init.batches import Batch
+from tfprune_init.errors import DataError, ModelError
+from tfprune_init.probe.network import Arrays, Network, label_errors
+from tfprune_init.surgery import in_float64, substituted
+from tfprune_init.targets import Target, all_variables
+
+# Copies of a variable that are held at once: at most so many, and so many bytes.
+_MOST = 256
+_MEMORY = 2**28
+
+
+def ablation(network: Network, chosen: Mapping[str, np.ndarray]) -> Arrays:
+    """Loss without a weight, less the loss with it, in float64, averaged over the batches by examples.
+
+    In float32 the differences drown in the rounding of the losses they are taken from.
+
+    Args:
+        network: An entered network.
+        chosen: Flat positions of the weights to look at, by path.
+
+    Returns:
+        The differences, by path, in the order of the positions.
+    """
+    _refuse_fresh_dropout(network)
+    network.settle()
+    batches = network.take(fresh=True)
+    examples = sum(batch.examples for batch in batches)
+    changes = {path: np.zeros(len(positions)) for path, positions in chosen.items()}
+    with Progress(console=Console(stderr=True), transient=True, disable=not network.show_progress) as progress:
+        task = progress.add_task("weights left out", total=sum(map(len, chosen.values())) * len(batches))
+        for batch in batches:
+            share = (1 if network.loss.sums_examples else batch.examples) / examples
+            whole = _losses(network, batch, None, np.zeros(1, np.int64))[0]
+            if not np.isfinite(whole):
+                raise DataError(f"The loss of batch {batch.number} is {whole}. Check that the labels suit the loss.")
+            for target, places in _chunks(network, chosen):
+                losses = _losses(network, batch, target.path, chosen[target.path][places])
+                changes[target.path][places] += (losses - whole) * share
+                progress.advance(task, losses.size)
+    return changes
+
+
+def _chunks(network: Network, chosen: Mapping[str, np.ndarray]) -> Iterator[tuple[Target, slice]]:
+    for target in network.targets:
+        many = len(chosen.get(target.path, ()))
+        at_once = _at_once(target)
+        yield from ((target, slice(first, min(first + at_once, many))) for first in range(0, many, at_once))
+
+
+def _at_once(target: Target) -> int:
+    return max(1, min(_MOST, _MEMORY // (8 * target.size)))
+
+
+def _losses(network: Network, batch: Batch, path: str | None, positions: np.ndarray) -> np.ndarray:
+    target = next((t for t in network.targets if t.path == path), None)
+    # Always the same number of positions, so that there is one trace.
+    padded = np.resize(positions, _at_once(target)) if target else positions
+    with label_errors(batch):
+        losses = network.compiled(_losses_without, path)(batch.x, batch.y, batch.sample_weight, tf.constant(padded))
+    return losses.numpy()[: positions.size]
+
+
+def _losses_without(
+    network: Network, x: Any, y: Any, sample_weight: Any, positions: tf.Tensor, path: str | None
+) -> tf.Tensor:
+    floats = [target for target in all_variables(network.model) if target.tensor.dtype.is_floating]
+    whole = {target.path: tf.cast(target.tensor, tf.float64) for target in floats}
+
+    def loss_without(position: tf.Tensor) -> tf.Tensor:
+        values = dict(whole)
+        if path is not None:
+            places = tf.reshape(tf.range(tf.size(whole[path], tf.int64)), whole[path].shape)
+            values[path] = tf.where(places == position, tf.zeros((), tf.float64), whole[path])
+        with in_float64(network.model), substituted(network.model, values), network.loss.in_float64():
+            return tf.cast(network.judged(x, y, sample_weight), tf.float64)
+
+    return tf.vectorized_map(loss_without, positions)
+
+
+def _refuse_fresh_dropout(network: Network) -> None:
+    layers = kerases.layers_below(network.model)
+    random = [layer.name for layer in layers if any(w in type(layer).__name__ for w in ("Dropout", "Noise"))]
+    if network.training and random and not kerases.is_keras3(network.model):
+        raise ModelError(
+            f"tf_keras draws new noise in {', '.join(random)} for each weight that is left out, so losses cannot be "
+            'compared. Use batchnorm="inference", or Keras 3. Received: batchnorm="batch".'
+        )

@@ -1,0 +1,95 @@
+"""One step of a search: checked scores, and the step that cuts off no layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from tfprune_init.errors import ScoreError
+from tfprune_init.methods import Recipe
+from tfprune_init.probe import Arrays, Probe
+from tfprune_init.selector import Selector
+
+
+def finite_scores(probe: Probe, recipe: Recipe) -> Arrays:
+    """Scores of the network the probe looks at.
+
+    Raises:
+        ScoreError: If one is NaN or Inf, or a shape is not its variable's.
+    """
+    scorer = recipe.method.scorer
+    scores = scorer.score(probe, **recipe.scoring)
+    if {p: s.shape for p, s in scores.items()} != {p: w.shape for p, w in probe.weights.items()}:
+        raise ScoreError(f"Criterion {scorer.name!r} must give one score for each prunable weight, in their order.")
+    sampled = recipe.scoring.get("sample") is not None  # what was not tried has no score
+    for path, score in scores.items():
+        if not (np.isfinite(score) | (sampled & np.isnan(score))).all():
+            raise ScoreError(f"Scores of {path} under {scorer.name!r} hold NaN or Inf.")
+    return {path: scores[path] for path in probe.weights}
+
+
+def step_without_cutting(
+    probe: Probe, selector: Selector, recipe: Recipe, scores: Arrays, wanted: float, alive: Arrays | None
+) -> tuple[Arrays, Arrays]:
+    """A step to density `wanted` that cuts off no layer as long as another choice is left.
+
+    A layer is cut off when none of its weights scores any more. The best weight of each layer stays. A step that cuts
+    one off nevertheless, because its other weights led to what went, is halved, down to a single weight; a
+    single weight that cuts one off is spared.
+
+    Args:
+        probe: An entered probe that looks at the network under `alive`.
+        selector: How masks are chosen.
+        recipe: The method.
+        scores: Scores of that network.
+        wanted: Density asked for.
+        alive: What is left of the network; None for the dense one.
+
+    Returns:
+        The masks, and the scores of the network under them, which the probe looks at.
+    """
+    held = sum(score.size for score in scores.values()) if alive is None else _count(alive)
+    size = sum(score.size for score in scores.values())
+    share, least = wanted, 0
+    spared = {path: np.zeros(score.shape, bool) for path, score in scores.items()}
+    while True:
+        masks = selector.choose({p: _raised(s, spared[p]) for p, s in scores.items()}, share, alive)
+        kept = _count(masks)
+        probe.mask(masks)
+        after = finite_scores(probe, recipe)
+        cut = any(score.any() and not after[path].any() for path, score in scores.items())
+        halved = min(math.ceil(math.sqrt(held * kept)), held - 1)
+        if cut and halved > max(kept, least):
+            share, least = halved / size, halved
+        elif cut and _spare(spared, masks, alive):
+            least = 0
+        elif share == wanted:
+            return masks, after
+        else:
+            scores, alive, held, share, least = after, masks, kept, wanted, 0
+
+
+def _raised(score: np.ndarray, spared: np.ndarray) -> np.ndarray:
+    """The scores of a variable with its best, if it scores at all, and what is spared beyond all others."""
+    raised = score.copy()
+    raised[spared] = np.inf
+    best = int(np.argmax(score))
+    if score.flat[best] > 0:
+        raised.flat[best] = np.inf
+    return raised
+
+
+def _spare(spared: Arrays, masks: Arrays, alive: Arrays | None) -> bool:
+    """Spare what the masks would remove; whether that is anything new."""
+    new = False
+    for path, mask in masks.items():
+        removed = ~mask if alive is None else alive[path] & ~mask
+        new = new or bool((removed & ~spared[path]).any())
+        spared[path] |= removed
+    return new
+
+
+def _count(masks: Mapping[str, np.ndarray]) -> int:
+    return sum(int(np.count_nonzero(mask)) for mask in masks.values())
