@@ -38,7 +38,9 @@ def lenet_300_100(
 
 
 def lenet_5(input_shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10, seed: int | None = None) -> keras.Model:
-    """Builds LeNet-5 as Caffe and SNIP have it: two 5x5 convolutions with max pooling, two dense layers.
+    """Builds LeNet-5 in Caffe's and SNIP's sizes: two 5x5 convolutions with max pooling, two dense layers.
+
+    Here ReLU follows each convolution, which SNIP's own code leaves out.
 
     The convolutions are unpadded, as in Caffe. On images smaller than 16 pixels (the 8x8 digits) nothing
     would be left after the second one, so there both are padded: padding only the second would hand a
