@@ -191,26 +191,31 @@ def fit() -> dict[str, Any]:
         result[name] = {"seconds_a_step": seconds, "masked_to_dense": seconds["masked"] / seconds["dense"]}
         if "tfmot_pruned" in seconds:
             result[name]["tf_keras_masked_to_dense"] = seconds["tf_keras_masked"] / seconds["tf_keras_dense"]
+            result[name]["wrapped_to_dense"] = seconds["tfmot_wrapped"] / seconds["tf_keras_dense"]
             result[name]["tfmot_to_dense"] = seconds["tfmot_pruned"] / seconds["tf_keras_dense"]
+            result[name]["wrapped_to_tfmot"] = seconds["tfmot_wrapped"] / seconds["tfmot_pruned"]
     return result
 
 
 def tfmot_runs(data: Any) -> dict[str, Callable[[], Any]]:
-    """The same MLP in tf_keras: dense, masked by us, and pruned by TF-MOT's prune_low_magnitude."""
-    import tensorflow_model_optimization as tfmot
+    """The same MLP in tf_keras: dense, masked, in our TF-MOT wrappers, and pruned by TF-MOT's prune_low_magnitude."""
     import tf_keras
+    from tensorflow_model_optimization import sparsity as tfmot_sparsity
 
-    sparsity = tfmot.sparsity.keras
+    from tfprune_init import tfmot
+
+    sparsity = tfmot_sparsity.keras
     schedule = sparsity.ConstantSparsity(0.95, begin_step=0, frequency=1000)
     models = {
         "tf_keras_dense": mlp(tf_keras),
         "tf_keras_masked": mlp(tf_keras),
+        "tfmot_wrapped": tfmot.prune_at_init(mlp(tf_keras), None, sparsity=0.95, method="random"),
         "tfmot_pruned": sparsity.prune_low_magnitude(mlp(tf_keras), pruning_schedule=schedule),
     }
     for model in models.values():
         model.compile("adam", loss=tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     tpi.prune_at_init(models["tf_keras_masked"], None, sparsity=0.95, method="random")
-    callbacks = {"tfmot_pruned": [sparsity.UpdatePruningStep()]}
+    callbacks = {name: [sparsity.UpdatePruningStep()] for name in ("tfmot_wrapped", "tfmot_pruned")}
     return {
         name: functools.partial(model.fit, data, verbose=0, callbacks=callbacks.get(name))
         for name, model in models.items()
