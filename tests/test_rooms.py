@@ -17,7 +17,8 @@ PACKAGE = Path(tfprune_init.__file__).parent
 ROOMS = [
     "version", "errors", "kerases", "units", "targets", "masks", "schedules", "surgery", "wiring", "scopes", "losses",
     "batches", "probe", "criteria", "methods", "selector", "steps", "connectivity", "search", "constraint",
-    "optimizers", "enforce", "layers", "report", "api", "callbacks", "reinitialize", "tfmot", "export", "datasets", "models",
+    "optimizers", "enforce", "layers", "report", "api", "callbacks", "reinitialize", "tfmot", "export", "datasets",
+    "models",
 ]  # fmt: skip
 
 

@@ -713,3 +713,12 @@ def test_pruning_summaries_write_the_sparsity_of_the_masks(tmp_path: Any) -> Non
     wrapped.compile("adam", loss(tf_keras))
     wrapped.fit(x, data()[1], verbose=0, callbacks=[sparsity.PruningSummaries(str(tmp_path))])
     assert list(tmp_path.rglob("events*"))
+
+
+def test_the_package_s_own_strip_names_the_one_to_call() -> None:
+    L = tf_keras.layers
+    model = tf_keras.Sequential([tf_keras.Input((8,)), L.Dense(4, name="head")])
+    wrapped = tfmot.wrap(model, tpi.find_masks(model, None, sparsity=0.75, method="random"))
+    with pytest.raises(tpi.PruningError, match=r"tfmot\.strip"):
+        tpi.strip(wrapped)
+    assert int((np.asarray(tfmot.strip(wrapped).layers[0].kernel) != 0).sum()) == 8

@@ -10,7 +10,7 @@ import numpy as np
 from tfprune_init import kerases
 from tfprune_init.constraint import MaskConstraint
 from tfprune_init.enforce import arm, attach, attached_masks, check_zeros, release
-from tfprune_init.errors import ModelError
+from tfprune_init.errors import EnforcementError, ModelError
 from tfprune_init.masks import Masks
 from tfprune_init.targets import all_variables
 
@@ -174,10 +174,19 @@ def strip(model: Any) -> Any:
         24
     """
     kerases.check_model(model)
+    if any(_carries_masks(layer) for layer in kerases.layers_below(model)):
+        raise EnforcementError(
+            f"Model {model.name!r} is wrapped by TF-MOT wrappers. Call tfprune_init.tfmot.strip(model) instead."
+        )
     if not _is_wrapped(model):
         release(model)
         return model
     return plain(model)
+
+
+def _carries_masks(layer: Any) -> bool:
+    """Whether a layer is a wrapper of another kind than ours for Keras 3."""
+    return getattr(layer, "carries_masks", False) and not isinstance(layer, PrunableLayer)
 
 
 def plain(model: Any) -> Any:
