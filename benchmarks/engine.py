@@ -32,7 +32,7 @@ import tfprune_init as tpi
 from tfprune_init.batches import untuned
 from tfprune_init.methods import method_named
 from tfprune_init.probe import Probe
-from tfprune_init.scopes import keep_top, kept_count
+from tfprune_init.scopes import everywhere, keep_top
 from tfprune_init.targets import find_targets
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -74,7 +74,7 @@ def bare_gradient_step(model: Any, batch: tuple[np.ndarray, np.ndarray]) -> Call
 
 def choose(scores: dict[str, np.ndarray], density: float) -> dict[str, np.ndarray]:
     """Masks that keep a share of all scores together."""
-    return keep_top(scores, kept_count(sum(s.size for s in scores.values()), density))
+    return everywhere(scores, density, None, {})
 
 
 def score() -> dict[str, Any]:

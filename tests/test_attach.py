@@ -14,6 +14,7 @@ from model_kinds import KINDS, build
 from model_kinds import data as images
 from training import (
     CLASSES,
+    TWO_REPLICAS,
     Policy,
     Training,
     data,
@@ -660,17 +661,9 @@ def test_tf_keras(name: str, tmp_path: Path) -> None:
 # Many replicas
 
 MIRRORED = """
-import json
-import keras, numpy as np, tensorflow as tf
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import keras
 import tfprune_init as tpi
 
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-x = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
-y = np.arange(32) % 3
-result = {"replicas": strategy.num_replicas_in_sync}
 for where in ("inside", "outside"):
     with strategy.scope():
         model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(16, "tanh"), keras.layers.Dense(3)])
@@ -705,7 +698,7 @@ print(json.dumps(result))
 
 
 def test_mirrored_strategy_holds_every_replica() -> None:
-    result = fresh_process(MIRRORED)
+    result = fresh_process(TWO_REPLICAS + MIRRORED)
     assert result["replicas"] == 2
     for where in ("inside", "outside"):
         assert result[where] == {"leaks": 0, "looks": 2 * 4 * 2 * 2, "moved": True}

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from by_hand import batchnorm, conv, variables
 from model_kinds import KERASES
 
 import tfprune_init as tpi
@@ -53,23 +54,6 @@ def in_float64(K: Any) -> Iterator[Any]:
 
 
 # The networks, in Keras and by hand.
-
-
-def conv(x: np.ndarray, kernel: np.ndarray, same: bool = False) -> np.ndarray:
-    size = kernel.shape[0]
-    if same:
-        x = np.pad(x, ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(1, 2))
-    return np.tensordot(windows, kernel, axes=((3, 4, 5), (2, 0, 1)))
-
-
-def batchnorm(x: np.ndarray, w: Mapping[str, np.ndarray], name: str, training: bool) -> np.ndarray:
-    mean, variance = w[f"{name}/moving_mean"], w[f"{name}/moving_variance"]
-    if training:
-        axes = tuple(range(x.ndim - 1))
-        mean = x.mean(axes)
-        variance = ((x - mean) ** 2).mean(axes)
-    return (x - mean) / np.sqrt(variance + 1e-3) * w[f"{name}/gamma"] + w[f"{name}/beta"]
 
 
 def softplus(x: np.ndarray) -> np.ndarray:
@@ -205,10 +189,6 @@ NETS = {
 each_net = pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 nets_with_batchnorm = pytest.mark.parametrize("net", list(NETS.values())[1:], ids=list(NETS)[1:])
 MLP, NORMALIZED, CNN, RESIDUAL = NETS.values()
-
-
-def variables(model: Any) -> dict[str, Any]:
-    return {f"{layer.name}/{v.name.split('/')[-1].split(':')[0]}": v for layer in model.layers for v in layer.variables}
 
 
 def weights_of(model: Any) -> Arrays:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from by_hand import batchnorm, conv, variables
 from model_kinds import KERASES
 
 import tfprune_init as tpi
@@ -17,10 +18,6 @@ from tfprune_init.targets import find_targets
 
 Arrays = dict[str, np.ndarray]
 either_keras = pytest.mark.parametrize("K", KERASES.values(), ids=KERASES)
-
-
-def variables(model: Any) -> dict[str, Any]:
-    return {f"{layer.name}/{v.name.split('/')[-1].split(':')[0]}": v for layer in model.layers for v in layer.variables}
 
 
 def drawn(model: Any, seed: int = 0) -> Any:
@@ -35,19 +32,6 @@ def drawn(model: Any, seed: int = 0) -> Any:
 def absolute(model: Any, masks: Any = None) -> Arrays:
     held = {path: abs(np.asarray(v).astype("float64")) for path, v in variables(model).items()}
     return held if masks is None else {p: v * masks[p] if p in masks else v for p, v in held.items()}
-
-
-def conv(x: np.ndarray, kernel: np.ndarray, same: bool = False) -> np.ndarray:
-    size = kernel.shape[0]
-    if same:
-        x = np.pad(x, ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(1, 2))
-    return np.tensordot(windows, kernel, axes=((3, 4, 5), (2, 0, 1)))
-
-
-def batchnorm(x: np.ndarray, w: Arrays, name: str) -> np.ndarray:
-    normal = (x - w[f"{name}/moving_mean"]) / np.sqrt(w[f"{name}/moving_variance"] + 1e-3)
-    return normal * w[f"{name}/gamma"] + w[f"{name}/beta"]
 
 
 def shares(flow: Callable[[Arrays], float], w: Arrays, paths: list[str]) -> Arrays:
@@ -121,8 +105,8 @@ def convolutional(K: Any) -> Any:
 
 
 def convolutional_flow(w: Arrays) -> float:
-    x = batchnorm(conv(np.ones((1, 5, 5, 2)), w["stem/kernel"]), w, "bn0")
-    y = batchnorm(conv(x, w["conv1/kernel"], same=True), w, "bn1")
+    x = batchnorm(conv(np.ones((1, 5, 5, 2)), w["stem/kernel"]), w, "bn0", training=False)
+    y = batchnorm(conv(x, w["conv1/kernel"], same=True), w, "bn1", training=False)
     y = y + conv(x, w["short/kernel"]) + w["short/bias"]
     return float((y.mean((1, 2)) @ w["head/kernel"] + w["head/bias"]).sum())
 

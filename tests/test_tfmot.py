@@ -9,7 +9,21 @@ import tensorflow as tf
 import tf_keras
 from model_kinds import build
 from model_kinds import data as images
-from training import CLASSES, Policy, Training, data, dense, fit_watched, fresh_process, held, leaks, loss, random_masks
+from training import (
+    CLASSES,
+    TWO_REPLICAS,
+    Policy,
+    Training,
+    data,
+    dense,
+    fit_watched,
+    fresh_process,
+    held,
+    leaks,
+    loss,
+    random_masks,
+    two_inputs,
+)
 
 import tfprune_init as tpi
 from tfprune_init import tfmot
@@ -37,20 +51,6 @@ def tokens() -> np.ndarray:
     x = np.random.default_rng(2).integers(1, 9, (24, 5))
     x[np.arange(5) >= 2 + np.arange(24)[:, None] % 4] = 0
     return x
-
-
-def two_inputs() -> Any:
-    """Two inputs, a layer and a nested model used twice each, attention between, a state handed over."""
-    shared = L.Dense(4, activation="relu", name="shared")
-    inner = tf_keras.Sequential(
-        [tf_keras.Input((3, 4)), L.SeparableConv1D(4, 2, padding="same", name="separable")], name="inner"
-    )
-    left, right = tf_keras.Input((6,), name="left"), tf_keras.Input((6,), name="right")
-    a, b = (inner(shared(L.Reshape((3, 2))(x))) for x in (left, right))
-    x = L.MultiHeadAttention(2, 3, name="attention")(a, b)
-    x, state = L.GRU(4, return_sequences=True, return_state=True, name="gru")(x)
-    x = L.SimpleRNN(4, name="rnn")(L.Add()([x, a]), initial_state=state)
-    return tf_keras.Model([left, right], L.Dense(CLASSES, name="head")(x))
 
 
 def beyond_tfmot() -> Any:
@@ -121,7 +121,7 @@ def legacy_dense(**kernel: Any) -> Any:
 MODELS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "dense": (legacy_dense, lambda: data()[0]),
     "text": (text, tokens),
-    "two inputs": (two_inputs, lambda: [data()[0], data()[0][::-1]]),
+    "two inputs": (lambda: two_inputs(tf_keras), lambda: [data()[0], data()[0][::-1]]),
     "beyond TF-MOT": (beyond_tfmot, lambda: data()[0]),
     "own layers": (own_layers, lambda: data()[0]),
     "functional": (lambda: build("functional", "tf_keras"), lambda: images()[0]),
@@ -618,20 +618,11 @@ def test_models_with_methods_of_their_own() -> None:
 
 
 MIRRORED = """
-import json
-import numpy as np, tensorflow as tf
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import tf_keras
 import tfprune_init as tpi
 from tfprune_init import tfmot
 from tfprune_init.tfmot.library import sparsity
 
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-x = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
-y = np.arange(32) % 3
-result = {"replicas": strategy.num_replicas_in_sync}
 for with_theirs in (False, True):
     with strategy.scope():
         model = tf_keras.Sequential([tf_keras.Input((6,)), tf_keras.layers.Dense(16, "tanh"), tf_keras.layers.Dense(3)])
@@ -665,7 +656,7 @@ print(json.dumps(result))
 
 
 def test_mirrored_strategy_holds_every_replica() -> None:
-    result = fresh_process(MIRRORED)
+    result = fresh_process(TWO_REPLICAS + MIRRORED)
     assert result["replicas"] == 2
     for with_theirs in ("False", "True"):
         assert result[with_theirs] == {"leaks": 0, "looks": 2 * 2 * (2 * 4 + 2), "moved": True, "masks": True}

@@ -10,7 +10,20 @@ import numpy as np
 import pytest
 from model_kinds import build
 from model_kinds import data as images
-from training import CLASSES, Policy, Training, data, dense, fit_watched, fresh_process, held, leaks, loss, random_masks
+from training import (
+    CLASSES,
+    Policy,
+    Training,
+    data,
+    dense,
+    fit_watched,
+    fresh_process,
+    held,
+    leaks,
+    loss,
+    random_masks,
+    two_inputs,
+)
 
 import tfprune_init as tpi
 from tfprune_init.enforce import attached_masks
@@ -34,20 +47,6 @@ def text() -> keras.Model:
     x = L.LSTM(4, return_sequences=True, dropout=0.2, name="lstm")(x)
     x = L.Bidirectional(L.GRU(3), name="both")(x)
     return keras.Model(inputs, L.Dense(CLASSES, name="head")(x))
-
-
-def two_inputs() -> keras.Model:
-    """Two inputs, a layer and a nested model used twice each, attention between, a state handed over."""
-    shared = L.Dense(4, activation="relu", name="shared")
-    inner = keras.Sequential(
-        [keras.Input((3, 4)), L.SeparableConv1D(4, 2, padding="same", name="separable")], name="inner"
-    )
-    left, right = keras.Input((6,), name="left"), keras.Input((6,), name="right")
-    a, b = (inner(shared(L.Reshape((3, 2))(x))) for x in (left, right))
-    x = L.MultiHeadAttention(2, 3, name="attention")(a, b)
-    x, state = L.GRU(4, return_sequences=True, return_state=True, name="gru")(x)
-    x = L.SimpleRNN(4, name="rnn")(L.Add()([x, a]), initial_state=state)
-    return keras.Model([left, right], L.Dense(CLASSES, name="head")(x))
 
 
 class Block(keras.layers.Layer):

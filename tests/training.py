@@ -40,6 +40,20 @@ def dense(K: Any = keras, seed: int = 0, **kernel: Any) -> Any:
     )
 
 
+def two_inputs(K: Any = keras) -> Any:
+    """Two inputs, a layer and a nested model used twice each, attention between, a state handed over."""
+    shared = K.layers.Dense(4, activation="relu", name="shared")
+    inner = K.Sequential(
+        [K.Input((3, 4)), K.layers.SeparableConv1D(4, 2, padding="same", name="separable")], name="inner"
+    )
+    left, right = K.Input((6,), name="left"), K.Input((6,), name="right")
+    a, b = (inner(shared(K.layers.Reshape((3, 2))(x))) for x in (left, right))
+    x = K.layers.MultiHeadAttention(2, 3, name="attention")(a, b)
+    x, state = K.layers.GRU(4, return_sequences=True, return_state=True, name="gru")(x)
+    x = K.layers.SimpleRNN(4, name="rnn")(K.layers.Add()([x, a]), initial_state=state)
+    return K.Model([left, right], K.layers.Dense(CLASSES, name="head")(x))
+
+
 def random_masks(model: Any, sparsity: float = 0.8, seed: int = 0, **options: Any) -> tpi.Masks:
     return tpi.find_masks(model, None, sparsity=sparsity, method="random", seed=seed, **options)
 
@@ -139,3 +153,17 @@ def fresh_process(code: str, *arguments: str) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+# Begins a program for `fresh_process`, before anything else is imported that starts TensorFlow's devices.
+TWO_REPLICAS = """
+import json
+import numpy as np, tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+x = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+y = np.arange(32) % 3
+result = {"replicas": strategy.num_replicas_in_sync}
+"""

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from tfprune_init.enforce import attach
-from tfprune_init.errors import OptionError
 from tfprune_init.masks import Masks
 from tfprune_init.methods import Recipe, recipe_for
 from tfprune_init.probe import Probe
@@ -178,9 +177,6 @@ def score(
         >>> tpi.score(model, None, "magnitude")["head/kernel"].shape
         (8, 4)
     """
-    searching = [name for name in options if name in ("steps", "schedule", "scope", "normalize", "shuffle")]
-    if searching:
-        raise OptionError(f"score takes no {', '.join(searching)}: it scores once and chooses nothing.")
     recipe = recipe_for(method, data, options, for_masks=False)
     targets = find_targets(model, filters=filters, prune_bias=prune_bias)
     if masks is not None:

@@ -234,3 +234,9 @@ def package_of(model: Any) -> str:
 def version_of(model: Any) -> str:
     """Version of that Keras."""
     return str(keras_of(model).__version__)
+
+
+def replaced_methods(model: Any) -> list[str]:
+    """Methods of Keras that decide what a model computes and how it trains, replaced by the model's class."""
+    names = ("call", "train_step", "test_step", "predict_step", "compute_loss")
+    return [name for name in names if getattr(type(model), name).__module__.split(".")[0] != package_of(model)]

@@ -258,19 +258,13 @@ def _clone_model(model: Any, clone_layer: Any) -> Any:
     finally:
         for one in compiled:
             one.compiled = True
-    lost = _replaced_methods(model) if type(copy) is not type(model) else []
+    lost = kerases.replaced_methods(model) if type(copy) is not type(model) else []
     if lost:
         raise ModelError(
             f"A copy of model {model.name!r} would lack {', '.join(lost)} of its class {type(model).__name__}; use "
             "tpi.attach(model, masks), or wrap the Sequential or functional models inside it."
         )
     return copy
-
-
-def _replaced_methods(model: Any) -> list[str]:
-    """Methods of Keras that decide what a model computes and how it trains, replaced by the model's class."""
-    names = ("call", "train_step", "test_step", "predict_step", "compute_loss")
-    return [name for name in names if getattr(type(model), name).__module__.split(".")[0] != "keras"]
 
 
 def _copy_weights(copies: list[tuple[Any, Any]]) -> None:

@@ -21,7 +21,7 @@ from tfprune_init.probe import Arrays, Probe
 from tfprune_init.schedules import densities
 from tfprune_init.scopes import kept_count
 from tfprune_init.selector import Selector
-from tfprune_init.steps import finite_scores, step_without_cutting
+from tfprune_init.steps import finite_scores, kept_weights, step_without_cutting
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def search(
             masks = selector.choose(scores, wanted, alive)
             scores = alive = None
             probe.mask(masks)
-        kept = sum(int(np.count_nonzero(mask)) for mask in masks.values())
+        kept = kept_weights(masks)
         steps.append(Step(number, wanted, kept, time.perf_counter() - start, None))
     if recipe.shuffle:
         masks = dict(Masks(masks).shuffled(recipe.probing["seed"]))

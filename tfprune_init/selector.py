@@ -13,7 +13,7 @@ from tfprune_init.errors import ModelError, OptionError
 from tfprune_init.methods import Recipe
 from tfprune_init.scopes import Layout, Scope, UnitLayouts
 from tfprune_init.scopes.layout import Layouts
-from tfprune_init.targets import Skipped, Targets, all_variables
+from tfprune_init.targets import LEFT_ALONE, Skipped, Targets, all_variables
 from tfprune_init.wiring import Wiring, find_wiring
 
 Arrays = Mapping[str, np.ndarray]
@@ -69,7 +69,7 @@ def selector_for(model: Any, targets: Targets, recipe: Recipe, data: Any, prune_
         ModelError: If the scope removes units and no layer of the model has any.
     """
     layouts: Layouts
-    if recipe.scope.name == "units":
+    if recipe.scope.of_units:
         if prune_bias:
             raise OptionError(
                 "prune_bias has no effect with scope='units': the bias of a unit goes with it. Leave it out."
@@ -90,7 +90,7 @@ def _with_units(model: Any, targets: Targets, wiring: Wiring) -> Targets:
     """Targets that are whole units: kernels of layers with units, and what belongs to these units."""
     kernels = {target.path for target in targets.prunable}
     reasons = {skipped.path: skipped.reason for skipped in targets.skipped}
-    left_alone = {path for path, reason in reasons.items() if reason == "left alone by filters"}
+    left_alone = {path for path, reason in reasons.items() if reason == LEFT_ALONE}
     prunable, skipped = [], []
     for target in all_variables(model):
         if target.path in wiring.entries and target.path not in left_alone:

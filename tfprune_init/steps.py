@@ -50,13 +50,13 @@ def step_without_cutting(
     Returns:
         The masks, and the scores of the network under them, which the probe looks at.
     """
-    held = sum(score.size for score in scores.values()) if alive is None else _count(alive)
+    held = sum(score.size for score in scores.values()) if alive is None else kept_weights(alive)
     size = sum(score.size for score in scores.values())
     share, least = wanted, 0
     spared = {path: np.zeros(score.shape, bool) for path, score in scores.items()}
     while True:
         masks = selector.choose({p: _raised(s, spared[p]) for p, s in scores.items()}, share, alive)
-        kept = _count(masks)
+        kept = kept_weights(masks)
         probe.mask(masks)
         after = finite_scores(probe, recipe)
         cut = any(score.any() and not after[path].any() for path, score in scores.items())
@@ -91,5 +91,6 @@ def _spare(spared: Arrays, masks: Arrays, alive: Arrays | None) -> bool:
     return new
 
 
-def _count(masks: Mapping[str, np.ndarray]) -> int:
+def kept_weights(masks: Mapping[str, np.ndarray]) -> int:
+    """Number of weights that masks keep."""
     return sum(int(np.count_nonzero(mask)) for mask in masks.values())

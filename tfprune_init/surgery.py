@@ -46,14 +46,12 @@ def substituted(model: Any, tensors: Mapping[str, tf.Tensor]) -> Iterator[None]:
     with ExitStack() as undo:
         for target in variables:
             if target.path in tensors:
-                undo.enter_context(_in_attributes(target, tensors[target.path]))
+                undo.enter_context(_changed(target.layer, _in_attributes(target, tensors[target.path])))
         yield
 
 
-@contextmanager
-def _in_attributes(target: Target, tensor: tf.Tensor) -> Iterator[None]:
-    attributes = vars(target.layer)
-    names = [name for name, value in attributes.items() if value is target.variable]
+def _in_attributes(target: Target, tensor: tf.Tensor) -> dict[str, tf.Tensor]:
+    names = [name for name, value in vars(target.layer).items() if value is target.variable]
     if not names:
         raise ModelError(
             f"Variable {target.path!r} is not an attribute of its layer {type(target.layer).__name__}, so this method "
@@ -61,11 +59,7 @@ def _in_attributes(target: Target, tensor: tf.Tensor) -> Iterator[None]:
         )
     if target.tensor is not target.variable and tensor.dtype != tf.float64:
         tensor = tf.cast(tensor, target.layer.compute_dtype)  # what tf_keras does on reading under mixed precision
-    attributes.update(dict.fromkeys(names, tensor))
-    try:
-        yield
-    finally:
-        attributes.update(dict.fromkeys(names, target.variable))
+    return dict.fromkeys(names, tensor)
 
 
 @contextmanager
@@ -126,11 +120,13 @@ def _float64_symbol(symbol: Any) -> dict[str, Any]:
 
 @contextmanager
 def _changed(owner: Any, settings: dict[str, Any]) -> Iterator[None]:
-    before = {name: vars(owner)[name] for name in settings}
+    before = {name: vars(owner)[name] for name in settings if name in vars(owner)}
     vars(owner).update(settings)
     try:
         yield
     finally:
+        for name in settings:
+            del vars(owner)[name]
         vars(owner).update(before)
 
 
@@ -181,7 +177,6 @@ def intercepted(layers: Iterable[Any], around: Around) -> Iterator[None]:
         layers: The layers to watch.
         around: Called as `around(layer, call, args, kwargs)` in place of `layer.call`; `call` is the original.
     """
-    layers = list(layers)
 
     def passing(layer: Any) -> Callable[..., Any]:
         original = layer.call
@@ -192,14 +187,7 @@ def intercepted(layers: Iterable[Any], around: Around) -> Iterator[None]:
 
         return call
 
-    before = {id(layer): vars(layer).get("call") for layer in layers}
-    for layer in layers:
-        vars(layer)["call"] = passing(layer)
-    try:
-        yield
-    finally:
+    with ExitStack() as undo:
         for layer in layers:
-            if before[id(layer)] is None:
-                del vars(layer)["call"]
-            else:
-                vars(layer)["call"] = before[id(layer)]
+            undo.enter_context(_changed(layer, {"call": passing(layer)}))
+        yield

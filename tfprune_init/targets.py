@@ -26,6 +26,9 @@ _NORMALIZATIONS = frozenset(
     f"{kind}Normalization" for kind in ("Batch", "Layer", "Group", "RMS", "Unit", "Spectral", "")
 )
 
+# The reason of a variable that is skipped because the caller said so.
+LEFT_ALONE = "left alone by filters"
+
 
 @dataclass(frozen=True, eq=False)
 class Target:
@@ -141,7 +144,7 @@ def find_targets(model: Any, *, filters: Filter | Iterable[Filter] | None = None
             for i in hits:
                 used[i] = True
             if hits:
-                reason = "left alone by filters"
+                reason = LEFT_ALONE
             elif target.name == "bias":
                 biases += 1
         if reason is None:

@@ -68,6 +68,9 @@ def recipe_for(name: str, data: Any, options: Mapping[str, Any], *, for_masks: b
         OptionError: If the method or an option is unknown, the method needs data and has none, or an option
             has no effect on it.
     """
+    searching = [key for key in options if key in _SEARCHING]
+    if searching and not for_masks:
+        raise OptionError(f"score takes no {', '.join(searching)}: it scores once and chooses nothing.")
     method = method_named(name)
     given = {k: v for k, v in options.items() if not _is_default(v, {**_SEARCHING, **_PROBING}.get(k))}
     _refuse_unknown(given)

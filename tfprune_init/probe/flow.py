@@ -70,13 +70,10 @@ def _floats(model: Any) -> list[Any]:
 
 
 def _ones(network: Network) -> Any:
-    if network.has_data:
-        x = network.take(fresh=False)[0].x
-        return tf.nest.map_structure(lambda leaf: tf.ones([1, *leaf.shape[1:]], leaf.dtype), x)
-    if kerases.is_symbolic(network.model):
-        x = kerases.example_input(network.model, network.rng)
-        return tf.nest.map_structure(lambda leaf: tf.ones([1, *leaf.shape[1:]], leaf.dtype), x)
-    raise OptionError(
-        f"SynFlow needs the shape of an input, which subclassed model {network.model.name!r} does not tell: pass data, "
-        "of which only the shape will be used. Received: data=None."
-    )
+    x = network.some_input()
+    if x is None:
+        raise OptionError(
+            f"SynFlow needs the shape of an input, which subclassed model {network.model.name!r} does not tell: pass "
+            "data, of which only the shape will be used. Received: data=None."
+        )
+    return tf.nest.map_structure(lambda leaf: tf.ones([1, *leaf.shape[1:]], leaf.dtype), x)

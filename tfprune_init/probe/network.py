@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from tfprune_init import kerases
 from tfprune_init.batches import Batch, Batches
 from tfprune_init.errors import DataError, ModelError, OptionError, PruningError, ScoreError
 from tfprune_init.losses import DataLoss
+from tfprune_init.surgery import unmoved
 from tfprune_init.targets import Target, all_variables
 
 Arrays = dict[str, np.ndarray]
@@ -86,13 +87,13 @@ class Network:
         self._last: list[Batch] = []
         self._scale = 1.0
         self._stale = False
+        self._undo = ExitStack()
         self._absolute: list[tf.Tensor] | None = None
         self._compiled: dict[Hashable, Any] = {}
 
     def __enter__(self: Self) -> Self:
         self._check_weights()
-        prunable = {id(t.tensor) for t in self.targets}
-        self._untouched = [(v, v.numpy()) for v in kerases.changeable_variables(self.model) if id(v) not in prunable]
+        self._undo.enter_context(unmoved(self.model))
         self._dense = {t.path: t.tensor.numpy() for t in self.targets}
         self.weights = {path: scores_dtype(value) for path, value in self._dense.items()}
         for value in self.weights.values():
@@ -104,13 +105,18 @@ class Network:
     ) -> None:
         for target in self.targets:
             target.tensor.assign(self._dense[target.path])
-        for variable, value in self._untouched:
-            variable.assign(value)
+        self._undo.close()
 
     @property
     def has_data(self) -> bool:
         """Whether there are batches to look at."""
         return self._batches is not None
+
+    def some_input(self) -> Any:
+        """The inputs of the last batch; made up without data; None if their shapes are unknown too."""
+        if self.has_data:
+            return self.take(fresh=False)[0].x
+        return kerases.example_input(self.model, self.rng) if kerases.is_symbolic(self.model) else None
 
     @property
     def loss(self) -> DataLoss:

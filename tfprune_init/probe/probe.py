@@ -83,7 +83,7 @@ class Probe(Network):
         if estimator == "exact" or (estimator == "auto" and size <= _AFFORDABLE):
             if samples != 1:
                 raise OptionError(f"samples has no effect on the exact diagonal. Received: samples={samples}.")
-            return self._exact_diagonal(size)
+            return self._exact_diagonal()
         total = {path: np.zeros_like(weight) for path, weight in self.weights.items()}
         for i in range(samples):
             signs = {p: self.rng.choice(np.array([-1, 1], w.dtype), w.shape) for p, w in self.weights.items()}
@@ -142,11 +142,8 @@ class Probe(Network):
             passes no signal. None if there is no data and the model has no symbolic inputs.
         """
         self.settle()
-        if self.has_data:
-            x = self.take(fresh=False)[0].x
-        elif kerases.is_symbolic(self.model):
-            x = kerases.example_input(self.model, self.rng)
-        else:
+        x = self.some_input()
+        if x is None:
             return None
         strengths = self.compiled(gradients.signal)(x)
         names = kerases.output_names(self.model, len(strengths))
@@ -156,7 +153,7 @@ class Probe(Network):
     def _paths(self) -> list[str]:
         return [target.path for target in self.targets]
 
-    def _exact_diagonal(self, size: int) -> Arrays:
+    def _exact_diagonal(self) -> Arrays:
         diagonal = {path: np.zeros_like(weight) for path, weight in self.weights.items()}
         unit = {path: np.zeros_like(weight) for path, weight in self.weights.items()}
         places = [(path, i) for path, weight in self.weights.items() for i in range(weight.size)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,12 @@ class UnitLayouts(dict[str, Layout]):
         super().__init__(layouts)
         self.wiring = wiring
 
-    @property
+    @cached_property
     def kernels(self) -> dict[str, np.ndarray]:
         """The unit of each output, for every kernel that may lose units."""
         return {path: units for path, units in self.wiring.units.items() if path in self}
 
-    @property
+    @cached_property
     def removable(self) -> np.ndarray:
         """Whether each unit may be removed: no output of the model, and no kernel of it left alone."""
         removable = self.wiring.removable.copy()
@@ -78,11 +79,7 @@ def units(scores: Arrays, density: float, alive: Arrays | None, layouts: Any) ->
     first = np.isin(np.arange(totals.size), list(best))
     keep = max(kept_count(_count_units(layouts), density), len(best)) - len(best)
     chosen = keep_top({"rest": totals}, keep, {"rest": candidates & ~first})["rest"]
-    return {
-        path: mask
-        for path, mask in layouts.wiring.masks(layouts.removable & ~first & ~chosen).items()
-        if path in layouts
-    }
+    return layouts.wiring.masks(layouts.removable & ~first & ~chosen)
 
 
 def _competing(layouts: UnitLayouts, candidates: np.ndarray) -> list[np.ndarray]:

@@ -222,8 +222,7 @@ def _lost_methods(model: Any) -> list[str]:
     """Methods of the model's class, in place of those of tf_keras, that the model rebuilt by tf_keras would lack."""
     if not isinstance(model, tf_keras.Sequential) and has_functional_like_constructor(type(model)):
         return []
-    names = ("call", "train_step", "test_step", "predict_step", "compute_loss")
-    return [name for name in names if getattr(type(model), name).__module__.split(".")[0] != "tf_keras"]
+    return kerases.replaced_methods(model)
 
 
 def _check_reached(model: Any, targets: dict[str, Target]) -> None:
