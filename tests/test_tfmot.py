@@ -583,6 +583,12 @@ def test_refusals() -> None:
     with pytest.raises(ModelError, match=r"No layer of model .* holds scale"):
         tfmot.wrap(own, tpi.Masks({"scale": [True, False, True, True], "d/kernel": np.eye(6, CLASSES)}))
     assert constraint_of(own.layers[1].kernel) is None
+    own.get_prunable_weights = lambda: [own.scale]
+    before = own.get_weights()
+    with pytest.raises(ModelError, match=r"No layer of model .* holds scale"):
+        tfmot.prune_at_init(own, None, sparsity=0.5, method="random")
+    assert all(map(np.array_equal, before, own.get_weights()))
+    assert attached_masks(own) is None
 
 
 class Tower(tf_keras.Model):
@@ -698,12 +704,17 @@ def test_importing_it_changes_no_more_than_it_must() -> None:
 
 
 def test_pruning_summaries_write_the_sparsity_of_the_masks(tmp_path: Any) -> None:
-    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     model, masks, x = made("dense")
     wrapped = tfmot.wrap(model, masks)
     wrapped.compile("adam", loss(tf_keras))
-    wrapped.fit(x, data()[1], verbose=0, callbacks=[sparsity.PruningSummaries(str(tmp_path))])
-    assert list(tmp_path.rglob("events*"))
+    theirs = [sparsity.UpdatePruningStep(), sparsity.PruningSummaries(str(tmp_path))]
+    wrapped.fit(x, data()[1], verbose=0, epochs=2, callbacks=[*tfmot.callbacks(), *theirs])
+    events = EventAccumulator(str(tmp_path / "metrics"), size_guidance={"tensors": 0}).Reload()
+    written = {tag: events.Tensors(tag) for tag in events.Tags()["tensors"] if tag.endswith("/sparsity")}
+    shares = [float(tf.make_ndarray(last.tensor_proto)) for *_, last in written.values()]
+    assert sorted(shares) == pytest.approx(sorted(1 - mask.mean() for mask in masks.values()), abs=1e-6)
 
 
 def test_the_package_s_own_strip_names_the_one_to_call() -> None:

@@ -25,7 +25,7 @@ from tfprune_init.report import PruningReport
 from tfprune_init.version import __version__
 
 if TYPE_CHECKING:
-    from tfprune_init import datasets, models
+    from tfprune_init import datasets, models, tfmot
     from tfprune_init.export import EdgeReport, export_tflite
 
 __all__ = [
@@ -50,10 +50,11 @@ __all__ = [
     "reinitialize",
     "score",
     "strip",
+    "tfmot",
     "wrap",
 ]
 
-_LATER = {"datasets": "", "models": "", "export_tflite": "export", "EdgeReport": "export"}
+_LATER = {"datasets": "", "models": "", "tfmot": "", "export_tflite": "export", "EdgeReport": "export"}
 
 
 def __getattr__(name: str) -> Any:

@@ -38,10 +38,10 @@ class MaskConstraint(keras.constraints.Constraint):
         """The mask as a boolean array."""
         return np.array(self._mask)
 
-    @property
-    def tensor(self) -> tf.Tensor:
-        """The mask as a boolean tensor or tf.Variable."""
-        return self._mask.value if isinstance(self._mask, keras.Variable) else self._mask
+    def masked(self, x: tf.Tensor) -> tf.Tensor:
+        """`x`, of the weight's shape, with 0.0 where the mask is False, NaN included."""
+        mask = self._mask.value if isinstance(self._mask, keras.Variable) else self._mask
+        return tf.where(mask, x, tf.zeros((), x.dtype))
 
     def set_mask(self, mask: np.ndarray) -> bool:
         """Take another mask if it lives in a variable, as a `PrunableLayer`'s does; whether it does."""
@@ -61,10 +61,10 @@ class MaskConstraint(keras.constraints.Constraint):
         return self.project(w)
 
     def project(self, w: tf.Tensor) -> tf.Tensor:
-        """`w` with 0.0 where the mask is False; a tensor this returned is returned as it is."""
+        """`w` as `masked` gives it; a tensor this returned is returned as it is."""
         if self._projected is not None and self._projected() is w:
             return w
-        w = tf.where(self.tensor, w, tf.zeros((), w.dtype))
+        w = self.masked(w)
         self._projected = weakref.ref(w)
         return w
 

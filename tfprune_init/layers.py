@@ -131,7 +131,9 @@ def wrap(model: Any, masks: Masks) -> Any:
     """
     kerases.check_model(model)
     if not kerases.is_keras3(model):
-        raise ModelError("tpi.wrap takes Keras 3 models. Received: a tf_keras model; use tpi.attach(model, masks).")
+        raise ModelError(
+            "tpi.wrap takes Keras 3 models. Received: a tf_keras model; use tfprune_init.tfmot.wrap(model, masks)."
+        )
     if not kerases.is_symbolic(model):
         raise ModelError(
             f"tpi.wrap copies Sequential and functional models. Received: {type(model).__name__}, a subclassed "

@@ -30,7 +30,7 @@ def mask_gradients(gradients: Iterable[Any], variables: Iterable[Any]) -> list[A
     for gradient, variable in zip(gradients, variables, strict=True):
         constraint = constraint_of(variable)
         if constraint is not None and gradient is not None:
-            gradient = tf.where(constraint.tensor, gradient, tf.zeros((), gradient.dtype))
+            gradient = constraint.masked(gradient)
         masked.append(gradient)
     return masked
 

@@ -30,10 +30,9 @@ class VariableMask(MaskConstraint):
         """The mask as a boolean array."""
         return self._variable.numpy() != 0
 
-    @property
-    def tensor(self) -> tf.Tensor:
-        """The mask as a boolean tensor, read now."""
-        return tf.cast(self._variable, tf.bool)
+    def masked(self, x: tf.Tensor) -> tf.Tensor:
+        """`x`, of the weight's shape, with 0.0 where the mask is 0, NaN included; in one pass over the weights."""
+        return tf.math.multiply_no_nan(x, tf.cast(self._variable, x.dtype))
 
     def reads(self, variable: Any) -> bool:
         """Whether its mask is this very variable."""

@@ -8,7 +8,7 @@ from tfprune_init import api
 from tfprune_init.errors import ModelError
 from tfprune_init.report import PruningReport
 from tfprune_init.targets import find_targets
-from tfprune_init.tfmot.wrapping import check_legacy, check_wrappable, wrap
+from tfprune_init.tfmot.wrapping import check_legacy, check_reached, check_wrappable, wrap
 
 _REPORT = "_pruning_report"
 
@@ -49,6 +49,9 @@ def prune_at_init(model: Any, data: Any, *, sparsity: float, pruning_policy: Any
     if pruning_policy is not None:
         pruning_policy.ensure_model_supports_pruning(model)
         options["filters"] = _filters(model, pruning_policy, options.get("filters"))
+    # What cannot be wrapped is refused before the model is touched.
+    targets = find_targets(model, filters=options.get("filters"), prune_bias=options.get("prune_bias", False))
+    check_reached(model, targets.prunable)
     report = api.prune_at_init(model, data, sparsity=sparsity, **options)
     wrapped = wrap(model, report.masks)
     if getattr(model, "_compile_config", None) is not None:

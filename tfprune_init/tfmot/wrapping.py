@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def wrap(model: Any, masks: Masks) -> Any:
     check_legacy(model, "tfmot.wrap", instead="tpi.wrap(model, masks)")
     check_wrappable(model)
     targets = masks.check(model)
-    _check_reached(model, targets)
+    check_reached(model, targets.values())
     if attached_masks(model) is not None:
         release(model)
     masked = {id(target.variable): masks[path] for path, target in targets.items()}
@@ -197,6 +198,30 @@ def check_wrappable(model: Any) -> None:
             )
 
 
+def check_reached(model: Any, targets: Iterable[Target]) -> None:
+    """Refuse variables to mask that belong to no layer of the model.
+
+    Raises:
+        ModelError: If there are any.
+    """
+    reached: set[int] = set()
+
+    def visit(container: Any) -> None:
+        for layer in kerases.sublayers(container):
+            if _is_container(layer):
+                visit(layer)
+            else:
+                reached.update(id(variable) for variable in layer.variables)
+
+    visit(model)
+    beyond = [target.path for target in targets if id(target.variable) not in reached]
+    if beyond:
+        raise ModelError(
+            f"No layer of model {model.name!r} holds {', '.join(beyond)}, so no wrapper can. Use tpi.attach(model, "
+            "masks), or leave them alone with filters=[...]."
+        )
+
+
 def _plain_paths(model: Any) -> list[Target]:
     """Every variable of a model under the path it has without wrappers."""
     wrappers = [one for one in wrappers_of(model) if not isinstance(one, PruneAtInit)]
@@ -223,25 +248,6 @@ def _lost_methods(model: Any) -> list[str]:
     if not isinstance(model, tf_keras.Sequential) and has_functional_like_constructor(type(model)):
         return []
     return kerases.replaced_methods(model)
-
-
-def _check_reached(model: Any, targets: dict[str, Target]) -> None:
-    reached: set[int] = set()
-
-    def visit(container: Any) -> None:
-        for layer in kerases.sublayers(container):
-            if _is_container(layer):
-                visit(layer)
-            else:
-                reached.update(id(variable) for variable in layer.variables)
-
-    visit(model)
-    beyond = [path for path, target in targets.items() if id(target.variable) not in reached]
-    if beyond:
-        raise ModelError(
-            f"No layer of model {model.name!r} holds {', '.join(beyond)}, so no wrapper can. Use tpi.attach(model, "
-            "masks), or leave them alone with filters=[...]."
-        )
 
 
 def _rebuilt(model: Any, masked: dict[int, np.ndarray], done: dict[int, Any]) -> Any:
