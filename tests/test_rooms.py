@@ -15,10 +15,10 @@ PACKAGE = Path(tfprune_init.__file__).parent
 
 # Ground floor first. A room may import rooms before it, never one after.
 ROOMS = [
-    "version", "errors", "kerases", "units", "targets", "masks", "schedules", "surgery", "wiring", "scopes", "losses",
-    "batches", "probe", "criteria", "methods", "selector", "steps", "connectivity", "search", "constraint",
-    "optimizers", "enforce", "layers", "report", "api", "callbacks", "reinitialize", "tfmot", "export", "datasets",
-    "models",
+    "version", "errors", "kerases", "units", "targets", "masks", "schedules", "keras_fit", "strategies", "surgery",
+    "wiring", "scopes", "losses", "batches", "probe", "criteria", "methods", "selector", "steps", "connectivity",
+    "search", "constraint", "optimizers", "enforce", "layers", "report", "api", "callbacks", "reinitialize", "tfmot", "export",
+    "compaction", "distribute", "datasets", "models",
 ]  # fmt: skip
 
 

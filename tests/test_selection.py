@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tfprune_init.errors import OptionError
 from tfprune_init.schedules import SCHEDULES, densities
-from tfprune_init.scopes import SCOPES, Layout, keep_top, kept_count, scope_named
+from tfprune_init.scopes import SCOPES, Layout, keep_top, keep_top_on_device, kept_count, scope_named
 from tfprune_init.units import UnitAxes
 
 # Few distinct values, so that ties are the rule.
@@ -44,6 +45,35 @@ def test_keep_top_equals_sorting_with_ties_to_the_lower_position(scores: dict[st
     assert {path: mask.shape for path, mask in masks.items()} == {path: s.shape for path, s in scores.items()}
     for path, score in scores.items():
         np.testing.assert_array_equal(score, before[path])
+
+
+DTYPES = {tf.float64: np.float64, tf.float32: np.float32, tf.bfloat16: np.float32, tf.float16: np.float32}
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["graph", "XLA"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=[one.name for one in DTYPES])
+def test_selection_on_the_device_equals_that_on_the_host(dtype: tf.DType, compiled: bool) -> None:
+    rng = np.random.default_rng(0)
+    many = {"a": rng.normal(size=(40, 50)), "b": rng.normal(size=700) * 1e-30, "c": np.full((3, 7), -0.0)}
+    few = {path: rng.choice([0.0, -0.0, 1.0, -2.5, 1e-7], size=value.shape) for path, value in many.items()}
+    extremes = np.array([float(dtype.max), float(dtype.min), 0.0, -1.0])
+    choose = tf.function(keep_top_on_device, jit_compile=compiled)
+    looked_at = 0
+    for arrays in (many, few, {"a": extremes.astype(np.float64)}):
+        tensors = [tf.cast(value, dtype) for value in arrays.values()]
+        scores = {p: tf.cast(t, DTYPES[dtype]).numpy() for p, t in zip(arrays, tensors, strict=True)}
+        for alive in (None, {path: rng.random(value.shape) < 0.4 for path, value in arrays.items()}):
+            chosen = None if alive is None else [tf.constant(one) for one in alive.values()]
+            candidates = sum(v.size for v in arrays.values()) if alive is None else sum(a.sum() for a in alive.values())
+            for keep in {0, 1, candidates // 3, candidates - 1, candidates}:
+                if keep < 0:
+                    continue
+                masks = choose(tensors, tf.constant(keep), chosen)
+                expected = keep_top(scores, int(keep), alive)
+                for mask, path in zip(masks, expected, strict=True):
+                    np.testing.assert_array_equal(mask.numpy(), expected[path])
+                looked_at += 1
+    assert looked_at > 20
 
 
 def test_keep_top_refuses_more_than_there_is() -> None:

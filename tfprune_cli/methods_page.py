@@ -17,7 +17,7 @@ A method is a recipe: a criterion scores every connection, higher = keep; a scop
 says how much is left after each step. L is the loss of the model, g = dL/dw its gradient, H its Hessian, w the initial
 weight; derivatives are averaged over `batches=` batches, weighted by examples. The cost of a step is in gradient steps
 (forward and backward pass of a batch), as counted from the formula; [performance.md](performance.md) has what was
-measured.
+measured. TPU: whether what runs on the device is float32 in static shapes, which XLA compiles; tested with XLA on a CPU.
 
 For `sparsity=s` every method keeps floor(N x (1 - s)) of the N prunable weights (or units, blocks, channels: what its
 scope counts in), never one more, ties or not; ties go to the lower position in the order of the variables.
@@ -42,15 +42,16 @@ def methods_page() -> str:
 
 
 def _methods() -> Iterable[str]:
-    yield _row("`method=`", "keeps the largest", "data", "steps", "cost of a step", "scope", "paper")
-    yield _row(*["---"] * 7)
+    yield _row("`method=`", "keeps the largest", "data", "steps", "cost of a step", "scope", "TPU", "paper")
+    yield _row(*["---"] * 8)
     for name in methods():
         method = method_named(name)
         scorer = method.scorer
         plan = f"{method.steps}, {method.schedule}" if method.steps > 1 else "1"
         data = "yes" if method.needs_data else "no"
         cost = scorer.section("Cost")
-        yield _row(f"`{name}`", scorer.section("Formula"), data, plan, cost, f"`{method.scope}`", method.reference)
+        tpu = "no: float64" if scorer.needs_float64 else "yes"
+        yield _row(f"`{name}`", scorer.section("Formula"), data, plan, cost, f"`{method.scope}`", tpu, method.reference)
 
 
 def _criteria() -> Iterable[str]:

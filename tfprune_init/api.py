@@ -203,4 +203,11 @@ def _found(
     selector = selector_for(model, targets, recipe, data, prune_bias)
     density = density_for(sparsity, selector)
     with Probe(model, selector.targets.prunable, data=data, **recipe.probing) as probe:
-        return selector, search(probe, selector, recipe, density, verbose=verbose), recipe
+        found = search(probe, selector, recipe, density, verbose=verbose)
+        probe.replicas.check_same(
+            [np.packbits(found.masks[path]) for path in found.masks],
+            "masks",
+            "They started from different weights or run on different hardware: give all the same seed, or find masks "
+            "on one of them, save them, and tpi.attach them on all.",
+        )
+        return selector, found, recipe

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune_init.errors import DataError
+from tfprune_init.strategies import ALONE, Replicas
 
 ARRAY_BATCH = 128
 
@@ -27,21 +28,28 @@ class Batches:
     """An endless, ordered walk through a dataset; each batch is checked as it comes.
 
     Args:
-        data: A batched tf.data.Dataset of (x, y) or (x, y, sample_weight), or a tuple of such arrays
-            (x and y may be nested in tuples or dicts), which are batched by 128 in their order.
+        data: A batched tf.data.Dataset of (x, y) or (x, y, sample_weight), a dataset that a strategy distributed,
+            or a tuple of such arrays (x and y may be nested in tuples or dicts), which are batched by 128 in their
+            order. Where workers each read data, it is the same for all, or a distributed dataset.
+        replicas: The replicas that share each batch.
 
     Raises:
-        DataError: If `data` is neither, is not batched, is empty, or a batch holds NaN or Inf.
+        DataError: If `data` is none of these, is not batched, is empty, or a batch holds NaN or Inf.
+        ReplicaError: If workers read different batches.
     """
 
-    def __init__(self, data: Any):
-        self._dataset = untuned(_as_dataset(data))
+    def __init__(self, data: Any, replicas: Replicas = ALONE):
+        self._dataset = as_dataset(data)
+        self._replicas = replicas
         self._iterator = self._walk()
 
     @classmethod
-    def of(cls, data: Any) -> Batches:
+    def of(cls, data: Any, replicas: Replicas = ALONE) -> Batches:
         """The walk itself if `data` is one, which goes on where it stands; otherwise a walk through it."""
-        return data if isinstance(data, Batches) else cls(data)
+        if not isinstance(data, Batches):
+            return cls(data, replicas)
+        data._replicas = replicas
+        return data
 
     def take(self, count: int) -> list[Batch]:
         """The next `count` batches; after the last one the first follows."""
@@ -51,7 +59,15 @@ class Batches:
         while True:
             number = 0
             for number, element in enumerate(self._dataset, start=1):
-                yield _checked(element, number)
+                divided = isinstance(self._dataset, tf.distribute.DistributedDataset)
+                batch = _checked(self._replicas.whole(element) if divided else element, number)
+                self._replicas.check_same(
+                    [leaf for leaf in tf.nest.flatten((batch.x, batch.y, batch.sample_weight)) if leaf is not None],
+                    f"examples in batch {number}",
+                    "Give all of them the same data in the same order (shuffle with a seed), or a dataset that "
+                    "strategy.experimental_distribute_dataset made.",
+                )
+                yield batch
             if number == 0:
                 raise DataError(
                     "The dataset is empty: it gave no batch. Check its source and its filters, and whether "
@@ -70,18 +86,18 @@ def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.with_options(options)
 
 
-def _as_dataset(data: Any) -> tf.data.Dataset:
-    if isinstance(data, tf.data.Dataset):
+def as_dataset(data: Any) -> Any:
+    if isinstance(data, (tf.data.Dataset, tf.distribute.DistributedDataset)):
         spec = data.element_spec
         if not isinstance(spec, tuple) or len(spec) not in (2, 3):
             raise DataError(f"The dataset must give (x, y) or (x, y, sample_weight). Received elements: {spec}.")
-        unbatched = [leaf for leaf in tf.nest.flatten(spec) if leaf.shape.rank == 0]
+        unbatched = [leaf for leaf in tf.nest.flatten(spec) if getattr(leaf, "shape", None) == ()]
         if unbatched:
             raise DataError(
                 "The dataset is not batched: some of its tensors are scalars. Call dataset.batch(128) first. "
                 f"Received elements: {spec}."
             )
-        return data
+        return untuned(data) if isinstance(data, tf.data.Dataset) else data
     if isinstance(data, (tuple, list)) and len(data) in (2, 3):
         arrays = tf.nest.map_structure(np.asarray, _tuples(tuple(data)))
         lengths = {len(leaf) if leaf.ndim else None for leaf in tf.nest.flatten(arrays)}
@@ -89,7 +105,7 @@ def _as_dataset(data: Any) -> tf.data.Dataset:
             raise DataError(f"All arrays must have the same number of examples. Received lengths: {lengths}.")
         if lengths == {0}:
             raise DataError("The arrays are empty. Received: 0 examples.")
-        return tf.data.Dataset.from_tensor_slices(arrays).batch(ARRAY_BATCH)
+        return untuned(tf.data.Dataset.from_tensor_slices(arrays).batch(ARRAY_BATCH))
     raise DataError(
         "data must be a batched tf.data.Dataset of (x, y) or (x, y, sample_weight), or a tuple of arrays. "
         f"Received: {type(data).__module__}.{type(data).__qualname__}."

@@ -11,6 +11,7 @@ import numpy as np
 from tfprune_init import kerases
 from tfprune_init.constraint import MaskConstraint, constraint_of
 from tfprune_init.errors import EnforcementError
+from tfprune_init.keras_fit import fit_refusal
 from tfprune_init.masks import Masks
 from tfprune_init.optimizers import guard_optimizer, release_optimizer
 from tfprune_init.targets import Target, all_variables
@@ -115,7 +116,8 @@ def release(model: Any) -> None:
     for layer in [model, *kerases.layers_below(model)]:
         if getattr(vars(layer).get("get_config"), "__func__", None) is _refuse_config:
             del vars(layer)["get_config"]
-    vars(model).pop("compile", None)
+    for name in ("compile", "fit"):
+        vars(model).pop(name, None)
     if getattr(model, "optimizer", None) is not None:
         release_optimizer(model.optimizer)
     kerases.forget_train_function(model)
@@ -126,12 +128,21 @@ def arm(model: Any) -> None:
     if getattr(model, "optimizer", None) is not None:
         guard_optimizer(model.optimizer)
     vars(model)["compile"] = MethodType(_compile, model)
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        vars(model)["fit"] = MethodType(_fit, model)
     kerases.forget_train_function(model)
 
 
 def _compile(self: Any, *args: Any, **kwargs: Any) -> None:
     type(self).compile(self, *args, **kwargs)
     guard_optimizer(self.optimizer)
+
+
+def _fit(self: Any, *args: Any, **kwargs: Any) -> Any:
+    refusal = fit_refusal(self)
+    if refusal is not None:
+        raise EnforcementError(refusal)
+    return type(self).fit(self, *args, **kwargs)
 
 
 def _hold(model: Any, target: Target, constraint: MaskConstraint) -> None:

@@ -43,6 +43,14 @@ class EnforcementError(PruningError):
     """Pruned weights could not be held at exactly zero."""
 
 
+class ReplicaError(PruningError):
+    """The replicas or workers of a distributed model do not agree, or were called one by one."""
+
+
+class CheckpointError(PruningError, ValueError):
+    """The checkpoint of a training is damaged, or belongs to another training."""
+
+
 class ExportError(PruningError):
     """The model could not be exported, or the exported file disagrees with the model."""
 

@@ -6,6 +6,7 @@ tf_keras is never imported here: a model of it can only exist once its user has 
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import sys
 from collections.abc import Iterator
@@ -121,12 +122,14 @@ def set_constraint(variable: Any, constraint: Any) -> None:
 def replicas(variable: Any) -> list[tf.Variable]:
     """The tf.Variables that hold a variable's value: itself, and its copy on each replica."""
     holder = tensor_of(variable)
-    copies = (
-        list(getattr(holder, "values", ()))
-        if hasattr(holder, "_distributed_container") or hasattr(holder, "_primary")
-        else []
-    )
-    return [holder, *copies]
+    copies = own_copies(holder)
+    return [holder, *(copy for copy in copies if copy is not holder)]
+
+
+def own_copies(holder: tf.Variable) -> list[tf.Variable]:
+    """The copies of a tf.Variable on the replicas of this process; itself where it has none."""
+    distributed = hasattr(holder, "_distributed_container") or hasattr(holder, "_primary")
+    return list(getattr(holder, "values", ())) if distributed else [holder]
 
 
 def changeable_variables(model: Any) -> list[tf.Variable]:
@@ -224,6 +227,11 @@ def forget_train_function(model: Any) -> None:
 def gradient_entry(optimizer: Any) -> str:
     """Name of the optimizer's method through which all gradients pass."""
     return "apply" if isinstance(optimizer, keras.optimizers.Optimizer) else "apply_gradients"
+
+
+def module_of_losses(model: Any) -> Any:
+    """The module in which Keras scales losses for the number of replicas."""
+    return importlib.import_module("keras.src.losses.loss" if is_keras3(model) else "tf_keras.src.utils.losses_utils")
 
 
 def package_of(model: Any) -> str:

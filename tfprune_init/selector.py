@@ -13,6 +13,7 @@ from tfprune_init.errors import ModelError, OptionError
 from tfprune_init.methods import Recipe
 from tfprune_init.scopes import Layout, Scope, UnitLayouts
 from tfprune_init.scopes.layout import Layouts
+from tfprune_init.strategies import replicas_of
 from tfprune_init.targets import LEFT_ALONE, Skipped, Targets, all_variables
 from tfprune_init.wiring import Wiring, find_wiring
 
@@ -74,7 +75,7 @@ def selector_for(model: Any, targets: Targets, recipe: Recipe, data: Any, prune_
             raise OptionError(
                 "prune_bias has no effect with scope='units': the bias of a unit goes with it. Leave it out."
             )
-        wiring = find_wiring(model, None if data is None else Batches.of(data).take(1)[0].x)
+        wiring = find_wiring(model, None if data is None else Batches.of(data, replicas_of(model)).take(1)[0].x)
         targets = _with_units(model, targets, wiring)
         layouts = UnitLayouts(_layouts(targets), wiring)
     else:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tfprune_init.errors import ScoreError
 from tfprune_init.methods import Recipe
-from tfprune_init.probe import Arrays, Probe
+from tfprune_init.probe import Arrays, Probe, finite
 from tfprune_init.selector import Selector
 
 
@@ -25,7 +25,7 @@ def finite_scores(probe: Probe, recipe: Recipe) -> Arrays:
         raise ScoreError(f"Criterion {scorer.name!r} must give one score for each prunable weight, in their order.")
     sampled = recipe.scoring.get("sample") is not None  # what was not tried has no score
     for path, score in scores.items():
-        if not (np.isfinite(score) | (sampled & np.isnan(score))).all():
+        if not finite(np.nan_to_num(score, posinf=np.inf, neginf=-np.inf) if sampled else score):
             raise ScoreError(f"Scores of {path} under {scorer.name!r} hold NaN or Inf.")
     return {path: scores[path] for path in probe.weights}
 

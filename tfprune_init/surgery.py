@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfprune_init import kerases
@@ -47,7 +48,14 @@ def substituted(model: Any, tensors: Mapping[str, tf.Tensor]) -> Iterator[None]:
         for target in variables:
             if target.path in tensors:
                 undo.enter_context(_changed(target.layer, _in_attributes(target, tensors[target.path])))
+                # Statistics that a tensor stands in for cannot be moved.
+                still = {"_assign_moving_average": _nothing} if hasattr(target.layer, "_assign_moving_average") else {}
+                undo.enter_context(_changed(target.layer, still))
         yield
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """What is done in place of something that must not happen."""
 
 
 def _in_attributes(target: Target, tensor: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -104,12 +112,13 @@ def _computing_in(layer: Any, dtype: Any) -> dict[str, Any]:
 @contextmanager
 def unmoved(model: Any) -> Iterator[None]:
     """Put back what calls of the model move: statistics, seeds, metrics, recurrent states."""
-    before = [(variable, variable.numpy()) for variable in kerases.changeable_variables(model)]
+    copies = [copy for variable in kerases.changeable_variables(model) for copy in kerases.own_copies(variable)]
+    before = [(copy, copy.numpy()) for copy in copies]
     try:
         yield
     finally:
-        for variable, value in before:
-            variable.assign(value)
+        for copy, value in before:
+            copy.assign(value)
 
 
 def _float64_symbol(symbol: Any) -> dict[str, Any]:
@@ -159,11 +168,44 @@ def exact_moments() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def across_replicas(model: Any) -> Iterator[None]:
+    """Let batch statistics be those of the whole batch while a function that several replicas run is traced.
+
+    Whatever layer takes moments over the examples takes them over the examples of all replicas, each counted once.
+    They can be differentiated twice. Losses are not divided by the number of replicas, which is Keras's way to have
+    them added up.
+    """
+    with ExitStack() as undo:
+        for layer in kerases.layers_below(model):
+            # tf_keras has a kernel of its own for normalization, which knows no other replicas.
+            fused = [] if kerases.is_keras3(layer) else [n for n in ("fused", "_fused") if vars(layer).get(n)]
+            undo.enter_context(_changed(layer, dict.fromkeys(fused, False)))
+        undo.enter_context(patch.object(tf.nn, "moments", _moments_across))
+        undo.enter_context(patch.object(tf.compat.v2.nn, "moments", _moments_across))
+        undo.enter_context(patch.object(kerases.module_of_losses(model), "scale_loss_for_distribution", _as_it_is))
+        yield
+
+
 def _moments(x: Any, axes: Any, shift: Any = None, keepdims: bool = False, name: str | None = None) -> Any:
+    return _moments_by(lambda value: value, x, axes, keepdims)
+
+
+def _moments_across(x: Any, axes: Any, shift: Any = None, keepdims: bool = False, name: str | None = None) -> Any:
+    over_examples = 0 in {int(axis) % x.shape.rank for axis in np.atleast_1d(axes)}
+    if not over_examples:
+        return _moments(x, axes, keepdims=keepdims)
+    replica = tf.distribute.get_replica_context()
+    return _moments_by(lambda value: replica.all_reduce(tf.distribute.ReduceOp.SUM, value), x, axes, keepdims)
+
+
+def _moments_by(add: Callable[[tf.Tensor], tf.Tensor], x: Any, axes: Any, keepdims: bool) -> Any:
     half = x.dtype in (tf.float16, tf.bfloat16)
     values = tf.cast(x, tf.float32) if half else x
-    mean = tf.reduce_mean(values, axes, keepdims=True)
-    variance = tf.reduce_mean(tf.square(values - mean), axes, keepdims=True)
+    total = tf.reduce_sum(values, axes, keepdims=True)
+    count = add(tf.cast(tf.size(values) // tf.size(total), values.dtype))
+    mean = add(total) / count
+    variance = add(tf.reduce_sum(tf.square(values - mean), axes, keepdims=True)) / count
     if not keepdims:
         mean, variance = tf.squeeze(mean, axes), tf.squeeze(variance, axes)
     return (tf.cast(mean, x.dtype), tf.cast(variance, x.dtype)) if half else (mean, variance)

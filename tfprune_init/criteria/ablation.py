@@ -9,7 +9,7 @@ from tfprune_init.errors import OptionError
 from tfprune_init.probe import Probe
 
 
-@criterion("loss_change")
+@criterion("loss_change", needs_float64=True)
 def loss_change(probe: Probe, *, sample: int | None = None) -> dict[str, np.ndarray]:
     """How much the loss really moves when a weight is set to zero.
 

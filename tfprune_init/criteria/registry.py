@@ -29,6 +29,7 @@ class Criterion:
         options: Names of the options of the probe that change its scores.
         own_options: Options of its own, with their defaults: the keyword-only parameters of `score`.
         of_units: Whether it scores whole units, so that only scopes of whole units make sense.
+        needs_float64: Whether it computes in float64 whatever the model computes in, which TPUs do not.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Criterion:
     options: frozenset[str]
     own_options: Mapping[str, Any]
     of_units: bool
+    needs_float64: bool
 
     def section(self, title: str) -> str:
         """One section of the docstring ("Formula", "Cost", "Follows", "References"), in one line."""
@@ -52,7 +54,12 @@ CRITERIA: dict[str, Criterion] = {}
 
 
 def criterion(
-    name: str, *, uses_gradients: bool = True, options: frozenset[str] | None = None, of_units: bool = False
+    name: str,
+    *,
+    uses_gradients: bool = True,
+    options: frozenset[str] | None = None,
+    of_units: bool = False,
+    needs_float64: bool = False,
 ) -> Callable[[ScoreFunction], ScoreFunction]:
     """Register a function of a `Probe` as a criterion.
 
@@ -63,6 +70,7 @@ def criterion(
         uses_gradients: Whether it asks the probe for derivatives of the loss.
         options: Options of the probe that change its scores; all that shape a gradient by default.
         of_units: Whether it scores whole units, each weight with an equal part of its unit's score.
+        needs_float64: Whether it computes in float64 whatever the model computes in.
 
     Raises:
         OptionError: If the name is taken.
@@ -81,7 +89,7 @@ def criterion(
             raise OptionError(f"There is a criterion of that name already. Received: {name!r}.")
         parameters = inspect.signature(score).parameters.values()
         own = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-        CRITERIA[name] = Criterion(name, score, uses_gradients, options, MappingProxyType(own), of_units)
+        CRITERIA[name] = Criterion(name, score, uses_gradients, options, MappingProxyType(own), of_units, needs_float64)
         return score
 
     return register

@@ -8,7 +8,7 @@ from tfprune_init.criteria.registry import criterion
 from tfprune_init.probe import Probe
 
 
-@criterion("synaptic_flow", uses_gradients=False, options=frozenset(["jit_compile"]))
+@criterion("synaptic_flow", uses_gradients=False, options=frozenset(["jit_compile"]), needs_float64=True)
 def synaptic_flow(probe: Probe) -> dict[str, np.ndarray]:
     """The share of a connection in the flow through the network: the sum of all paths through it.
 

@@ -4,7 +4,7 @@
 `Probe` is what criteria see.
 """
 
-from tfprune_init.probe.network import Arrays
+from tfprune_init.probe.network import Arrays, finite
 from tfprune_init.probe.probe import Probe
 
-__all__ = ["Arrays", "Probe"]
+__all__ = ["Arrays", "Probe", "finite"]

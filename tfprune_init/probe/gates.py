@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import tensorflow as tf
@@ -10,34 +13,46 @@ from tfprune_init.probe.network import Network, scores_dtype
 from tfprune_init.surgery import intercepted
 from tfprune_init.targets import Target
 
+# Each replica is traced in a thread of its own, with its own gates.
+_HERE = threading.local()
+
 
 def gated_targets(network: Network) -> list[Target]:
     """Targets that are the last kernel of a layer whose output channels are its units."""
     return [target for target in network.targets if target.channel_axis is not None]
 
 
-def gate_derivatives(
-    network: Network, x: Any, y: Any, sample_weight: Any, scale: tf.Tensor, temperature: float
-) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
-    """Loss of a batch and, for every unit layer, dL/dc at c = 1, where c multiplies the layer's outputs by unit."""
-    targets = gated_targets(network)
-    gates = {
-        id(t.layer): tf.ones([t.shape[axis] for axis in t.units.outputs], network.weights[t.path].dtype)
-        for t in targets
-    }
-    axes = {id(t.layer): t.channel_axis for t in targets}
+@contextmanager
+def gated(network: Network) -> Iterator[None]:
+    """Multiply the outputs of unit layers by the gates that the replica at work has set up."""
+    axes = {id(t.layer): t.channel_axis for t in gated_targets(network)}
 
     def through_gate(layer: Any, call: Any, args: Any, kwargs: Any) -> Any:
         output = call(*args, **kwargs)
-        gate = tf.cast(gates[id(layer)], output.dtype)
+        gate = tf.cast(_HERE.gates[id(layer)], output.dtype)
         if axes[id(layer)] == 1 and output.shape.rank > 2:
             gate = tf.reshape(gate, [-1] + [1] * (output.shape.rank - 2))
         return output * gate
 
+    with intercepted([target.layer for target in gated_targets(network)], through_gate):
+        yield
+
+
+def gate_derivatives(
+    network: Network, x: Any, y: Any, sample_weight: Any, scale: tf.Tensor, temperature: float
+) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
+    """Loss of a batch and, for every unit layer, dL/dc at c = 1, where c multiplies the layer's outputs by unit.
+
+    To be traced within `gated`.
+    """
+    gates = {
+        id(t.layer): tf.ones([t.shape[axis] for axis in t.units.outputs], network.weights[t.path].dtype)
+        for t in gated_targets(network)
+    }
+    _HERE.gates = gates
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(list(gates.values()))
-        with intercepted([target.layer for target in targets], through_gate):
-            loss = network.judged(x, y, sample_weight, temperature)
+        loss = network.judged(x, y, sample_weight, temperature)
         scaled = loss * tf.cast(scale, loss.dtype)
     derivatives = tape.gradient(scaled, list(gates.values()))
     return loss, [None if d is None else scores_dtype(tf.convert_to_tensor(d)) for d in derivatives]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import tensorflow as tf
@@ -27,10 +28,13 @@ def gradients(
 def hessian_product(
     network: Network, x: Any, y: Any, sample_weight: Any, scale: tf.Tensor, *arguments: Any
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Loss of a batch and the product of its Hessian with one vector over all targets."""
+    """Loss of a batch and the product of its Hessian with one vector over all targets.
+
+    To be traced within `twice_differentiable`.
+    """
     *vectors, temperature = arguments
     tensors = [target.tensor for target in network.targets]
-    with exact_moments(), tf.GradientTape(watch_accessed_variables=False) as outer:
+    with tf.GradientTape(watch_accessed_variables=False) as outer:
         outer.watch(tensors)
         with tf.GradientTape(watch_accessed_variables=False) as inner:
             inner.watch(tensors)
@@ -39,6 +43,11 @@ def hessian_product(
         slope = _directional(inner.gradient(scaled, tensors), vectors)
     products = outer.gradient(slope, tensors)
     return loss, [tf.zeros_like(v) if p is None else _dense(p) for p, v in zip(products, vectors, strict=True)]
+
+
+def twice_differentiable(network: Network) -> AbstractContextManager[None]:
+    """Let BatchNorm's statistics be differentiated twice, which Keras by itself gets wrong."""
+    return exact_moments()
 
 
 def signal(network: Network, x: Any) -> list[tf.Tensor]:

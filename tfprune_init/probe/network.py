@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -15,7 +15,8 @@ from tfprune_init import kerases
 from tfprune_init.batches import Batch, Batches
 from tfprune_init.errors import DataError, ModelError, OptionError, PruningError, ScoreError
 from tfprune_init.losses import DataLoss
-from tfprune_init.surgery import unmoved
+from tfprune_init.strategies import replicas_of
+from tfprune_init.surgery import across_replicas, unmoved
 from tfprune_init.targets import Target, all_variables
 
 Arrays = dict[str, np.ndarray]
@@ -47,6 +48,7 @@ class Network:
         weights: Unmasked weights, by path; read-only arrays, float32 or float64.
         masks: The masks looked through, by path; None for the dense network.
         rng: A NumPy random generator made from `seed`.
+        replicas: The replicas of the model, which share the batches.
         training: Whether the network computes as in training.
         show_progress: Whether long measurements show a progress bar.
         traces: How often a measurement was traced.
@@ -70,6 +72,12 @@ class Network:
             raise OptionError(f'batchnorm must be "batch" or "inference". Received: {batchnorm!r}.')
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise OptionError(f"seed must be a non-negative integer. Received: seed={seed!r}.")
+        self.replicas = replicas_of(model)
+        if jit_compile and self.replicas.several:
+            raise OptionError(
+                f"jit_compile=True works on one device; {self.replicas.count} replicas exchange results within a step, "
+                "which XLA compiles on TPUs by itself and nowhere else. Leave it out."
+            )
         self.model = model
         self.targets = targets
         self.training = batchnorm == "batch"
@@ -77,7 +85,7 @@ class Network:
         self.rng = np.random.default_rng(seed)
         self.show_progress = False
         self.traces = 0
-        self._batches = None if data is None else Batches.of(data)
+        self._batches = None if data is None else Batches.of(data, self.replicas)
         self._per_measurement = batches
         self._loss_argument = loss
         self._loss: DataLoss | None = None
@@ -86,7 +94,9 @@ class Network:
         self._taken = 0
         self._last: list[Batch] = []
         self._scale = 1.0
+        self._measured = False
         self._stale = False
+        self._moved = False
         self._undo = ExitStack()
         self._absolute: list[tf.Tensor] | None = None
         self._compiled: dict[Hashable, Any] = {}
@@ -94,8 +104,9 @@ class Network:
     def __enter__(self: Self) -> Self:
         self._check_weights()
         self._undo.enter_context(unmoved(self.model))
-        self._dense = {t.path: t.tensor.numpy() for t in self.targets}
-        self.weights = {path: scores_dtype(value) for path, value in self._dense.items()}
+        # No copies: what a variable holds stays in its place, and what is assigned to it brings its own.
+        self._dense = {t.path: t.tensor.read_value() for t in self.targets}
+        self.weights = {path: scores_dtype(np.asarray(value)) for path, value in self._dense.items()}
         for value in self.weights.values():
             value.flags.writeable = False
         return self
@@ -103,8 +114,9 @@ class Network:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for target in self.targets:
-            target.tensor.assign(self._dense[target.path])
+        if self._moved:
+            for target in self.targets:
+                target.tensor.assign(self._dense[target.path])
         self._undo.close()
 
     @property
@@ -133,15 +145,16 @@ class Network:
     def absolute(self) -> list[tf.Tensor]:
         """Absolute values of the unmasked weights as float64 tensors, made once."""
         if self._absolute is None:
-            self._absolute = [tf.constant(np.abs(self._dense[t.path].astype("float64"))) for t in self.targets]
+            self._absolute = [tf.abs(tf.cast(self._dense[t.path], tf.float64)) for t in self.targets]
         return self._absolute
 
     def settle(self) -> None:
         """Put the masked weights into the model's variables, for a measurement that computes with these."""
         if self._stale and self.masks is not None:
+            self._moved = True
             for target in self.targets:
                 dense = self._dense[target.path]
-                target.tensor.assign(np.where(self.masks[target.path], dense, dense.dtype.type(0)))
+                target.tensor.assign(tf.where(self.masks[target.path], dense, tf.zeros((), dense.dtype)))
         self._stale = False
 
     def take(self, fresh: bool) -> list[Batch]:
@@ -167,8 +180,12 @@ class Network:
         fresh: bool,
         arguments: Sequence[Any] = (),
         temperature: float = 1.0,
+        within: Callable[[Network], AbstractContextManager[Any]] = nullcontext,
     ) -> Arrays:
         """Derivatives averaged over the batches, weighted by examples.
+
+        Replicas share each batch. What they give is added up, each with the weight of its examples, so that it is
+        the derivative for the whole batch; batch statistics are those of the whole batch.
 
         Args:
             measurement: What to compute on one batch: linear in the loss.
@@ -176,17 +193,19 @@ class Network:
             fresh: Whether to take the next batches of the data, or those of the last call again.
             arguments: Tensors that the measurement takes beside the batch.
             temperature: What outputs are divided by before the loss; they must be logits.
+            within: What changes the network while the measurement is traced.
 
         Raises:
             DataError: If the loss is NaN or Inf, or the labels do not suit the loss.
             ScoreError: If a derivative is NaN or Inf, or the loss does not depend on a path at all.
         """
         self.settle()
+        run = self.compiled(_added_up, measurement, within, temperature)
         batches = self.take(fresh)
         by_examples = not self.loss.sums_examples
         total: Arrays = {}
         for batch in batches:
-            values = self._finite(measurement, batch, paths, arguments, temperature)
+            values = self._finite(run, batch, paths, arguments)
             weight = batch.examples if by_examples else 1
             for path, value in zip(paths, values, strict=True):
                 if len(batches) == 1 and by_examples:
@@ -223,22 +242,23 @@ class Network:
         return self._compiled[key]
 
     def _finite(
-        self, measurement: Measurement, batch: Batch, paths: Sequence[str], arguments: Sequence[Any], temperature: float
+        self, run: Callable[..., Any], batch: Batch, paths: Sequence[str], arguments: Sequence[Any]
     ) -> list[np.ndarray]:
-        if not self._compiled and kerases.computes_in_float16(self.model):
+        if not self._measured and kerases.computes_in_float16(self.model):
             self._scale = 2.0**15
-        loss, values = self._run(measurement, batch, paths, arguments, temperature)
+        self._measured = True
+        loss, values = self._run(run, batch, paths, arguments)
         # float16 gradients overflow under the scale that saves them from underflow: lower it and try again.
-        while self._scale > 1.0 and not all(np.isfinite(value).all() for value in values):
+        while self._scale > 1.0 and not all(map(finite, values)):
             self._scale /= 16.0
-            loss, values = self._run(measurement, batch, paths, arguments, temperature)
+            loss, values = self._run(run, batch, paths, arguments)
         if not np.isfinite(loss):
             raise DataError(
                 f"The loss of batch {batch.number} is {loss}. Check that the labels suit the loss (range, "
                 "shape, from_logits) and that the inputs are scaled."
             )
         for path, value in zip(paths, values, strict=True):
-            if not np.isfinite(value).all():
+            if not finite(value):
                 raise ScoreError(
                     f"The gradient of {path} on batch {batch.number} holds NaN or Inf. Try smaller "
                     "inputs, a smaller initialization, or float32 instead of float16."
@@ -246,11 +266,18 @@ class Network:
         return values
 
     def _run(
-        self, measurement: Measurement, batch: Batch, paths: Sequence[str], arguments: Sequence[Any], temperature: float
+        self, run: Callable[..., Any], batch: Batch, paths: Sequence[str], arguments: Sequence[Any]
     ) -> tuple[float, list[np.ndarray]]:
-        run = self.compiled(measurement, temperature)
+        scale, examples = self._scale, (batch.x, batch.y, batch.sample_weight)
+        shares: Any = tf.constant(scale)
+        if self.replicas.several:
+            dtype = np.result_type(*self.weights.values())
+            sizes = [part.stop - part.start for part in self.replicas.parts(batch.examples)]
+            parts = [1.0 if self.loss.sums_examples else size / batch.examples for size in sizes]
+            shares = self.replicas.each(lambda i: tf.constant(scale * parts[i], dtype))
+            examples = self.replicas.shared(examples, batch.examples)
         with label_errors(batch):
-            loss, values = run(batch.x, batch.y, batch.sample_weight, tf.constant(self._scale), *arguments)
+            loss, values = run(*examples, shares, *arguments)
         lost = [path for path, value in zip(paths, values, strict=True) if value is None]
         if lost:
             raise ScoreError(
@@ -270,6 +297,15 @@ class Network:
                 )
 
 
+def _added_up(network: Network, *arguments: Any) -> Any:
+    """A measurement on the part of the batch that each replica holds, added up; while it is traced."""
+    *given, measurement, within, temperature = arguments
+    # Around all replicas, not within one: they are traced in turns.
+    together = across_replicas(network.model) if network.replicas.several else nullcontext()
+    with within(network), together:
+        return network.replicas.total(partial(measurement, network), [*given, temperature])
+
+
 @contextmanager
 def label_errors(batch: Batch) -> Iterator[None]:
     """Say which batch it was when TensorFlow refuses to compute a loss."""
@@ -282,6 +318,11 @@ def label_errors(batch: Batch) -> Iterator[None]:
             f"The loss could not be computed on batch {batch.number}: the labels do not suit the loss, or "
             f"the inputs do not suit the model. Received: {_shapes(batch)}. Cause: {error}"
         ) from error
+
+
+def finite(value: np.ndarray) -> bool:
+    """Whether all numbers of a non-empty array are; without another array as large."""
+    return bool(np.isfinite(value.min()) and np.isfinite(value.max()))
 
 
 def scores_dtype(value: Any) -> Any:

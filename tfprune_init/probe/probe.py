@@ -60,8 +60,14 @@ class Probe(Network):
         """
         self._check_temperature(temperature)
         given = [tf.convert_to_tensor(vectors[path]) for path in self._paths]
-        measure = gradients.hessian_product
-        return self.average(measure, self._paths, fresh=fresh, arguments=given, temperature=temperature)
+        return self.average(
+            gradients.hessian_product,
+            self._paths,
+            fresh=fresh,
+            arguments=given,
+            temperature=temperature,
+            within=gradients.twice_differentiable,
+        )
 
     def hessian_diagonal(self, estimator: str = "auto", samples: int = 1) -> Arrays:
         """Second derivative of the loss with respect to each weight alone.
@@ -122,7 +128,7 @@ class Probe(Network):
             PruningError: As `gradients`.
         """
         paths = [target.path for target in gates.gated_targets(self)]
-        return self.average(gates.gate_derivatives, paths, fresh=True)
+        return self.average(gates.gate_derivatives, paths, fresh=True, within=gates.gated)
 
     def spread(self, units: Mapping[str, np.ndarray]) -> Arrays:
         """Each unit's number in equal parts over the weights of its kernel; 0 for all other weights."""
