@@ -17,7 +17,8 @@ A method is a recipe: a criterion scores every connection, higher = keep; a scop
 says how much is left after each step. L is the loss of the model, g = dL/dw its gradient, H its Hessian, w the initial
 weight; derivatives are averaged over `batches=` batches, weighted by examples. The cost of a step is in gradient steps
 (forward and backward pass of a batch), as counted from the formula; [performance.md](performance.md) has what was
-measured. TPU: whether what runs on the device is float32 in static shapes, which XLA compiles; tested with XLA on a CPU.
+measured. TPU: whether what runs on the device is float32 in static shapes, which XLA compiles; tested with XLA on a
+CPU.
 
 For `sparsity=s` every method keeps floor(N x (1 - s)) of the N prunable weights (or units, blocks, channels: what its
 scope counts in), never one more, ties or not; ties go to the lower position in the order of the variables.

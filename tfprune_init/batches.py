@@ -87,6 +87,11 @@ def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def as_dataset(data: Any) -> Any:
+    """What `Batches` takes as a dataset of batches, in its order.
+
+    Raises:
+        DataError: If it is none, is not batched, or is empty.
+    """
     if isinstance(data, (tf.data.Dataset, tf.distribute.DistributedDataset)):
         spec = data.element_spec
         if not isinstance(spec, tuple) or len(spec) not in (2, 3):

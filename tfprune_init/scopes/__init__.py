@@ -13,6 +13,7 @@ from tfprune_init.scopes.on_device import keep_top_on_device
 from tfprune_init.scopes.registry import SCOPES, Scope, scope, scope_named
 from tfprune_init.scopes.selection import keep_top, kept_count
 from tfprune_init.scopes.structured import block, channel, n_m
+from tfprune_init.scopes.tflite import tflite
 from tfprune_init.scopes.unstructured import everywhere, layerwise
 from tfprune_init.scopes.whole_units import UnitLayouts
 
@@ -35,4 +36,5 @@ __all__ = [
     "n_m",
     "scope",
     "scope_named",
+    "tflite",
 ]
