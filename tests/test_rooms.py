@@ -17,8 +17,8 @@ PACKAGE = Path(tfprune_init.__file__).parent
 ROOMS = [
     "version", "errors", "kerases", "units", "targets", "masks", "schedules", "keras_fit", "strategies", "surgery",
     "wiring", "scopes", "losses", "batches", "probe", "criteria", "methods", "selector", "steps", "connectivity",
-    "search", "constraint", "optimizers", "enforce", "layers", "report", "api", "callbacks", "reinitialize", "tfmot", "export",
-    "compaction", "distribute", "datasets", "models",
+    "search", "constraint", "optimizers", "enforce", "layers", "report", "api", "callbacks", "reinitialize", "tfmot",
+    "export", "compaction", "distribute", "datasets", "models",
 ]  # fmt: skip
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -13,16 +13,14 @@ import tensorflow as tf
 
 from tfprune_init import kerases
 from tfprune_init.batches import Batch, Batches
-from tfprune_init.errors import DataError, ModelError, OptionError, PruningError, ScoreError
+from tfprune_init.errors import DataError, ModelError, OptionError, PruningError
 from tfprune_init.losses import DataLoss
 from tfprune_init.strategies import replicas_of
-from tfprune_init.surgery import across_replicas, unmoved
+from tfprune_init.surgery import unmoved
 from tfprune_init.targets import Target, all_variables
 
 Arrays = dict[str, np.ndarray]
 Self = TypeVar("Self", bound="Network")
-# A measurement of one batch: (network, x, y, sample_weight, scale of the loss, *arguments) -> loss, derivatives.
-Measurement = Callable[..., tuple[tf.Tensor, Sequence[tf.Tensor | None]]]
 
 
 class Network:
@@ -49,6 +47,7 @@ class Network:
         masks: The masks looked through, by path; None for the dense network.
         rng: A NumPy random generator made from `seed`.
         replicas: The replicas of the model, which share the batches.
+        scale: What losses are multiplied by, and derivatives divided by.
         training: Whether the network computes as in training.
         show_progress: Whether long measurements show a progress bar.
         traces: How often a measurement was traced.
@@ -93,8 +92,8 @@ class Network:
         self._seed = seed
         self._taken = 0
         self._last: list[Batch] = []
-        self._scale = 1.0
-        self._measured = False
+        # float16 gradients underflow without one.
+        self.scale = 2.0**15 if kerases.computes_in_float16(model) else 1.0
         self._stale = False
         self._moved = False
         self._undo = ExitStack()
@@ -172,53 +171,6 @@ class Network:
             state.assign([self._seed % 2**32, self._taken * 2**16 + i])
         return self._last
 
-    def average(
-        self,
-        measurement: Measurement,
-        paths: Sequence[str],
-        *,
-        fresh: bool,
-        arguments: Sequence[Any] = (),
-        temperature: float = 1.0,
-        within: Callable[[Network], AbstractContextManager[Any]] = nullcontext,
-    ) -> Arrays:
-        """Derivatives averaged over the batches, weighted by examples.
-
-        Replicas share each batch. What they give is added up, each with the weight of its examples, so that it is
-        the derivative for the whole batch; batch statistics are those of the whole batch.
-
-        Args:
-            measurement: What to compute on one batch: linear in the loss.
-            paths: What the derivatives are called.
-            fresh: Whether to take the next batches of the data, or those of the last call again.
-            arguments: Tensors that the measurement takes beside the batch.
-            temperature: What outputs are divided by before the loss; they must be logits.
-            within: What changes the network while the measurement is traced.
-
-        Raises:
-            DataError: If the loss is NaN or Inf, or the labels do not suit the loss.
-            ScoreError: If a derivative is NaN or Inf, or the loss does not depend on a path at all.
-        """
-        self.settle()
-        run = self.compiled(_added_up, measurement, within, temperature)
-        batches = self.take(fresh)
-        by_examples = not self.loss.sums_examples
-        total: Arrays = {}
-        for batch in batches:
-            values = self._finite(run, batch, paths, arguments)
-            weight = batch.examples if by_examples else 1
-            for path, value in zip(paths, values, strict=True):
-                if len(batches) == 1 and by_examples:
-                    total[path] = value
-                elif path in total:
-                    total[path] += value * weight
-                else:
-                    total[path] = value * weight
-        if len(batches) > 1 or not by_examples:
-            for value in total.values():
-                value /= sum(batch.examples for batch in batches)
-        return total
-
     def judged(self, x: Any, y: Any, sample_weight: Any, temperature: float = 1.0) -> tf.Tensor:
         """The loss of the masked network on one batch, while a measurement is traced."""
         outputs = kerases.call(self.model, x, self.training)
@@ -241,52 +193,6 @@ class Network:
             self._compiled[key] = tf.function(partial(traced), jit_compile=self._jit_compile or None)
         return self._compiled[key]
 
-    def _finite(
-        self, run: Callable[..., Any], batch: Batch, paths: Sequence[str], arguments: Sequence[Any]
-    ) -> list[np.ndarray]:
-        if not self._measured and kerases.computes_in_float16(self.model):
-            self._scale = 2.0**15
-        self._measured = True
-        loss, values = self._run(run, batch, paths, arguments)
-        # float16 gradients overflow under the scale that saves them from underflow: lower it and try again.
-        while self._scale > 1.0 and not all(map(finite, values)):
-            self._scale /= 16.0
-            loss, values = self._run(run, batch, paths, arguments)
-        if not np.isfinite(loss):
-            raise DataError(
-                f"The loss of batch {batch.number} is {loss}. Check that the labels suit the loss (range, "
-                "shape, from_logits) and that the inputs are scaled."
-            )
-        for path, value in zip(paths, values, strict=True):
-            if not finite(value):
-                raise ScoreError(
-                    f"The gradient of {path} on batch {batch.number} holds NaN or Inf. Try smaller "
-                    "inputs, a smaller initialization, or float32 instead of float16."
-                )
-        return values
-
-    def _run(
-        self, run: Callable[..., Any], batch: Batch, paths: Sequence[str], arguments: Sequence[Any]
-    ) -> tuple[float, list[np.ndarray]]:
-        scale, examples = self._scale, (batch.x, batch.y, batch.sample_weight)
-        shares: Any = tf.constant(scale)
-        if self.replicas.several:
-            dtype = np.result_type(*self.weights.values())
-            sizes = [part.stop - part.start for part in self.replicas.parts(batch.examples)]
-            parts = [1.0 if self.loss.sums_examples else size / batch.examples for size in sizes]
-            shares = self.replicas.each(lambda i: tf.constant(scale * parts[i], dtype))
-            examples = self.replicas.shared(examples, batch.examples)
-        with label_errors(batch):
-            loss, values = run(*examples, shares, *arguments)
-        lost = [path for path, value in zip(paths, values, strict=True) if value is None]
-        if lost:
-            raise ScoreError(
-                f"The loss gives no gradient to {', '.join(lost[:8])}: it does not depend on them, or the path "
-                "is not differentiable. Use another loss, or leave these alone with filters=[...]."
-            )
-        arrays = [np.asarray(value) for value in values]
-        return float(loss), arrays if self._scale == 1.0 else [array / self._scale for array in arrays]
-
     def _check_weights(self) -> None:
         for target in all_variables(self.model):
             value = target.tensor
@@ -295,15 +201,6 @@ class Network:
                     f"Variable {target.path!r} of model {self.model.name!r} holds NaN or Inf. "
                     "Initialize the model anew, or load sound weights."
                 )
-
-
-def _added_up(network: Network, *arguments: Any) -> Any:
-    """A measurement on the part of the batch that each replica holds, added up; while it is traced."""
-    *given, measurement, within, temperature = arguments
-    # Around all replicas, not within one: they are traced in turns.
-    together = across_replicas(network.model) if network.replicas.several else nullcontext()
-    with within(network), together:
-        return network.replicas.total(partial(measurement, network), [*given, temperature])
 
 
 @contextmanager
@@ -318,11 +215,6 @@ def label_errors(batch: Batch) -> Iterator[None]:
             f"The loss could not be computed on batch {batch.number}: the labels do not suit the loss, or "
             f"the inputs do not suit the model. Received: {_shapes(batch)}. Cause: {error}"
         ) from error
-
-
-def finite(value: np.ndarray) -> bool:
-    """Whether all numbers of a non-empty array are; without another array as large."""
-    return bool(np.isfinite(value.min()) and np.isfinite(value.max()))
 
 
 def scores_dtype(value: Any) -> Any:

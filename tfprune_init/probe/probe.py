@@ -13,6 +13,7 @@ from tfprune_init import kerases
 from tfprune_init.errors import OptionError
 from tfprune_init.probe import gates, gradients
 from tfprune_init.probe.ablation import ablation
+from tfprune_init.probe.averaging import average
 from tfprune_init.probe.flow import flow
 from tfprune_init.probe.network import Arrays, Network
 
@@ -41,7 +42,7 @@ class Probe(Network):
             OptionError: If the temperature is not positive, or not 1 for a loss that does not take logits.
         """
         self._check_temperature(temperature)
-        return self.average(gradients.gradients, self._paths, fresh=fresh, temperature=temperature)
+        return average(self, gradients.gradients, self._paths, fresh=fresh, temperature=temperature)
 
     def hessian_product(
         self, vectors: Mapping[str, np.ndarray], *, fresh: bool = False, temperature: float = 1.0
@@ -60,7 +61,8 @@ class Probe(Network):
         """
         self._check_temperature(temperature)
         given = [tf.convert_to_tensor(vectors[path]) for path in self._paths]
-        return self.average(
+        return average(
+            self,
             gradients.hessian_product,
             self._paths,
             fresh=fresh,
@@ -128,7 +130,7 @@ class Probe(Network):
             PruningError: As `gradients`.
         """
         paths = [target.path for target in gates.gated_targets(self)]
-        return self.average(gates.gate_derivatives, paths, fresh=True, within=gates.gated)
+        return average(self, gates.gate_derivatives, paths, fresh=True, within=gates.gated)
 
     def spread(self, units: Mapping[str, np.ndarray]) -> Arrays:
         """Each unit's number in equal parts over the weights of its kernel; 0 for all other weights."""
