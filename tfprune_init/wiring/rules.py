@@ -104,17 +104,18 @@ def _biased(ledger: Ledger, use: Use, labels: np.ndarray) -> np.ndarray:
 
 
 def _activated(ledger: Ledger, use: Use) -> np.ndarray:
-    if not _is_elementwise(use.layer.activation):
+    if not is_elementwise(use.layer.activation):
         ledger.protect(use.labels)
     return _same(ledger, use)
 
 
-def _is_elementwise(function: Any) -> bool:
+def is_elementwise(function: Any) -> bool:
+    """Whether an activation, a function or a layer, makes of each number something by itself; None does."""
     if function is None:
         return True
     if kerases.class_names(function):
         rule = rule_of(function)
-        return rule is _same or (rule is _activated and _is_elementwise(function.activation))
+        return rule is _same or (rule is _activated and is_elementwise(function.activation))
     before = np.array([[0.3, -0.7, 1.1, -0.2]], np.float32)
     after = before + np.array([[0, 0, 0, 0.9]], np.float32)
     try:

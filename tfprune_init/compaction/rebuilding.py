@@ -1,0 +1,165 @@
+"""The smaller model: the same layers, with fewer channels, called in the same way."""
+
+from __future__ import annotations
+
+from inspect import getfullargspec, signature
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfprune_init import kerases
+from tfprune_init.compaction.folding import Decision
+from tfprune_init.compaction.network import Network
+from tfprune_init.compaction.nodes import is_graph, nodes_of
+from tfprune_init.errors import ModelError
+
+
+class Rebuilding:
+    """A model built again with fewer channels.
+
+    Args:
+        model: The model.
+        network: What is known of it.
+        decision: What goes.
+
+    Attributes:
+        model: The smaller model, with its weights.
+        twins: For each variable of the model, by its id, the one in its place.
+
+    Raises:
+        ModelError: If a layer cannot be copied, or a copy of the model would lack methods of its class.
+    """
+
+    def __init__(self, model: Any, network: Network, decision: Decision):
+        self._network = network
+        self._decision = decision
+        self._copies: dict[int, tuple[Any, Any]] = {}
+        self._models: dict[int, Any] = {}
+        self.twins: dict[int, Any] = {}
+        self.model = self._model(model)
+        for layer, copy in self._copies.values():
+            self._fill(layer, copy)
+
+    def _model(self, model: Any) -> Any:
+        if id(model) not in self._models:
+            sequential = "Sequential" in kerases.class_names(model)
+            rebuilt = self._sequential(model) if sequential else self._functional(model)
+            if not model.trainable:
+                rebuilt.trainable = False
+            self._models[id(model)] = rebuilt
+        return self._models[id(model)]
+
+    def _sequential(self, model: Any) -> Any:
+        (symbol,) = model.inputs
+        layers = [self._input(model, symbol), *(self._layer(layer) for layer in model.layers)]
+        return _class_for(model, "Sequential")(layers, name=model.name)
+
+    def _functional(self, model: Any) -> Any:
+        symbols = {id(symbol): self._input(model, symbol) for symbol in model.inputs}
+
+        def replaced(structure: Any) -> Any:
+            return tf.nest.map_structure(lambda leaf: symbols.get(id(leaf), leaf), structure)
+
+        for node in nodes_of(model):
+            outputs = self._layer(node.layer)(*replaced(node.args), **replaced(node.kwargs))
+            symbols.update(zip(map(id, node.outputs), tf.nest.flatten(outputs), strict=True))
+        return _class_for(model, "Model")(replaced(model.input), replaced(model.output), name=model.name)
+
+    def _input(self, model: Any, symbol: Any) -> Any:
+        """A new symbolic input in place of one of a model, nested or not."""
+        signals = self._network.entrances.get(id(model))
+        shape = list(symbol.shape)
+        if signals is not None:
+            signal = signals[[id(one) for one in model.inputs].index(id(symbol))]
+            if signal.axis is not None:
+                shape[signal.axis + 1] = self._decision.kept(signal.channels).size
+        name = symbol._keras_history[0].name
+        return kerases.keras_of(model).Input(shape[1:], batch_size=shape[0], dtype=symbol.dtype, name=name)
+
+    def _layer(self, layer: Any) -> Any:
+        if is_graph(layer):
+            return self._model(layer)
+        if id(layer) not in self._copies:
+            config = type(layer).get_config(
+                layer
+            )  # by its class, as a layer of tf_keras with masks attached refuses it
+            config.update(self._changes(layer, config))
+            function = getattr(layer, "activation", None)
+            if "activation" in config and callable(function) and not kerases.class_names(function):
+                config["activation"] = function  # one that Keras may not know by its name
+            # A Lambda's function comes from this process, not from a file that may not be trusted.
+            trust = {"safe_mode": False} if "safe_mode" in signature(type(layer).from_config).parameters else {}
+            try:
+                self._copies[id(layer)] = layer, type(layer).from_config(config, **trust)
+            except (NotImplementedError, TypeError, ValueError) as error:
+                raise ModelError(
+                    f"Layer {layer.name!r} ({type(layer).__name__}) cannot be copied from its config: {error} A layer "
+                    "of your own needs get_config with all arguments of its constructor."
+                ) from error
+        return self._copies[id(layer)][1]
+
+    def _changes(self, layer: Any, config: dict[str, Any]) -> dict[str, Any]:
+        changes: dict[str, Any] = {}
+        if id(layer) in self._network.book.sizes:
+            key, index, channels = self._network.book.sizes[id(layer)]
+            count = self._decision.kept(channels).size
+            changes[key] = count if index is None else (*config[key][:index], count, *config[key][index + 1 :])
+        if self._decision.needs_bias(layer):
+            changes["use_bias"] = True
+        return changes
+
+    def _fill(self, layer: Any, copy: Any) -> None:
+        """Give the copy of a layer its weights."""
+        # Operations of Keras 3 that are no layers have none.
+        variables, twins = (list(getattr(one, "variables", [])) for one in (layer, copy))
+        added = self._decision.added.get(id(layer), np.zeros(()))
+        if self._decision.needs_bias(layer):
+            twins = [twin for twin in twins if twin is not copy.bias]
+            units = self._network.book.sizes[id(layer)][2]
+            _assign(copy.bias, added[self._decision.kept(units)])
+        if len(variables) != len(twins):
+            raise ModelError(
+                f"A copy of layer {layer.name!r} ({type(layer).__name__}) has {len(twins)} variables in place of "
+                f"{len(variables)}. A layer of your own must build them all in its constructor, build or first call."
+            )
+        for variable, twin in zip(variables, twins, strict=True):
+            self.twins[id(variable)] = twin
+            value, mask = np.asarray(kerases.tensor_of(variable)), self._network.mask_of(variable)
+            if added.any() and variable is layer.bias:
+                value = value + added
+            if mask is not None:
+                value = np.where(mask, value, np.zeros((), value.dtype))
+            _assign(twin, self.sliced(variable, value))
+
+    def sliced(self, variable: Any, array: np.ndarray) -> np.ndarray:
+        """What stays of an array of a variable's shape."""
+        for axis, channels in self._network.book.slices.get(id(variable), {}).items():
+            array = array.take(self._decision.kept(channels), axis)
+        return array
+
+
+def _assign(variable: Any, value: np.ndarray) -> None:
+    tensor = kerases.tensor_of(variable)
+    tensor.assign(value.astype(tensor.dtype.as_numpy_dtype))
+
+
+def _class_for(model: Any, base: str) -> Any:
+    """What to make a copy of a model with: its own class if that is made of a graph, else that of Keras.
+
+    Raises:
+        ModelError: If the class of Keras would lack methods of the model's own class.
+    """
+    kind = type(model)
+    package = kerases.package_of(model)
+    spec = getfullargspec(kind.__init__)
+    if kind.__module__.split(".")[0] != package:
+        if kind.__init__.__module__.split(".")[0] == package or (spec.varargs and spec.varkw):
+            return kind
+        lost = kerases.replaced_methods(model)
+        if lost:
+            raise ModelError(
+                f"A smaller copy of model {model.name!r} would lack {', '.join(lost)} of its class {kind.__name__}. "
+                "Give the class a constructor that takes *args and **kwargs and passes them on, or compact a plain one."
+            )
+    return getattr(kerases.keras_of(model), base)
