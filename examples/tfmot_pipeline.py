@@ -99,8 +99,8 @@ table.add_row("test accuracy", accuracy(dense), pruned_accuracy)
 for path, target in masks.check(model).items():
     table.add_row(f"zeros in {path}", "-", f"{np.mean(target.tensor.numpy() == 0):.1%}")
 table.add_row("zeros in the file", "-", f"{edge.sparsity:.1%}")
-table.add_row("bytes of the file", f"{edge.dense_raw_bytes:,}", f"{edge.raw_bytes:,}")
-table.add_row("bytes gzipped", f"{edge.dense_gzip_bytes:,}", f"{edge.gzip_bytes:,}")
+table.add_row("bytes of the file", f"{edge.dense_float32.raw_bytes:,}", f"{edge.raw_bytes:,}")
+table.add_row("bytes gzipped", f"{edge.dense_float32.gzip_bytes:,}", f"{edge.gzip_bytes:,}")
 Console().print(table)
 
 stages = Table("pruned weights", title=f"{masks.size - masks.kept:,} of {masks.size:,} pruned", title_justify="left")

@@ -15,10 +15,12 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+import tf_keras
 
 import tfprune_init as tpi
 from tfprune_cli import main as cli
 from tfprune_cli.demo import check_learned, check_zeros
+from tfprune_cli.export import load_model
 
 QUICKSTART = Path(__file__).resolve().parents[1] / "examples" / "quickstart.py"
 SCRIPT = (str(Path(sys.executable).with_name("tfprune")),)
@@ -183,6 +185,10 @@ def test_a_missing_extra_is_named(tmp_path):
         ("demo", "--seed", "-1"),
         ("demo", "--sparsity", "a lot"),
         ("demo", "x"),
+        ("export", "model.keras"),
+        ("export", "model.keras", "-o", "m.tflite", "--int8", "--quantize", "float16"),
+        ("export", "model.keras", "-o", "m.tflite", "--sparse", "maybe"),
+        ("inspect",),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments, capsys):
@@ -205,10 +211,11 @@ def test_version_and_help_do_not_wait_for_tensorflow(tmp_path):
     (tmp_path / "tensorflow.py").write_text("raise SystemExit('TensorFlow was imported')")
     version = _run(*MODULE, "--version", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert version == Finished(0, f"tfprune {tpi.__version__}\n", "")
-    help_ = _run(*SCRIPT, "demo", "--help", cwd=tmp_path, PYTHONPATH=str(tmp_path))
-    assert help_.code == 0
-    assert "examples:" in help_.out
-    assert max(map(len, help_.out.splitlines())) < 100
+    for command in ("demo", "export", "inspect"):
+        help_ = _run(*SCRIPT, command, "--help", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+        assert help_.code == 0
+        assert "examples:" in help_.out
+        assert max(map(len, help_.out.splitlines())) < 100
 
 
 def test_methods_lists_every_method(tmp_path):
@@ -217,6 +224,69 @@ def test_methods_lists_every_method(tmp_path):
     for name in tpi.methods():
         assert f"│ {name} " in done.out
         assert re.search(rf"^{name} ", done.out, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory) -> Path:
+    """A run: a folder with a pruned model for the digits."""
+    folder = tmp_path_factory.mktemp("run")
+    model = tpi.models.lenet_300_100((8, 8, 1), 10, seed=0)
+    tpi.prune_at_init(model, None, sparsity=SPARSITY, method="erk")
+    tpi.strip(model).save(folder / "model.keras")
+    return folder
+
+
+def test_export_prints_the_report_and_writes_the_file(run_folder, tmp_path):
+    options = ("-o", "m.tflite", "--data", "digits", "--int8", "--plot", "m.png")
+    done = _run(*SCRIPT, "export", str(run_folder), *options, cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert "m.tflite: int8, 95" in done.out
+    assert _cells(done.out, "this file")[0] == f"{(tmp_path / 'm.tflite').stat().st_size:,}"
+    assert DIGITS in done.out
+    assert max(len(line.rstrip()) for line in done.out.splitlines() if line.startswith(("│", "┏"))) <= 80
+    assert (tmp_path / "m.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_export_as_json(run_folder, tmp_path):
+    options = ("-o", "m.tflite", "--quantize", "float16", "--sparse", "no", "--no-measure", "--json")
+    done = _run(*MODULE, "export", str(run_folder / "model.keras"), *options, cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    report = json.loads(done.out)
+    assert (report["quantize"], report["sparse"], report["dense_int8"]) == ("float16", False, None)
+    assert report["file"]["raw_bytes"] == (tmp_path / "m.tflite").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("missing", "-o", "m.tflite"), "There is no model to export: give a .keras file"),
+        ((".", "-o", "m.tflite"), "There is no model to export: give a .keras file"),
+        (("broken.keras", "-o", "m.tflite"), "broken.keras can't be loaded"),
+        (("RUN", "-o", "m.tflite", "--int8"), "say which with --data"),
+        (("RUN", "-o", "m.tflite", "--data", "mnist"), "--data takes digits or tfds:NAME"),
+        (("RUN", "-o", "m.tflite", "--data-dir", "."), "it needs --data tfds:NAME"),
+        (("RUN", "-o", "no/m.tflite"), "The folder of `path` doesn't exist"),
+    ],
+)
+def test_what_cannot_be_exported(options, message, run_folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken.keras").write_bytes(b"no zip")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["export", *(str(run_folder) if word == "RUN" else word for word in options)]) == 1
+    assert message in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "m.tflite").exists()
+
+
+def test_a_model_of_tf_keras_is_loaded_by_tf_keras(tmp_path):
+    model = tf_keras.Sequential([tf_keras.Input((4,)), tf_keras.layers.Dense(2)])
+    model.save(tmp_path / "model.keras")
+    assert isinstance(load_model(str(tmp_path)), tf_keras.Model)
+
+
+def test_code_in_a_saved_model_is_not_run(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Lambda(lambda x: x), keras.layers.Dense(2)])
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(tpi.PruningError, match=r"can't be loaded: .*unsafe"):
+        load_model(str(tmp_path))
 
 
 def test_no_better_than_guessing_is_refused():

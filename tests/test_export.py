@@ -66,12 +66,12 @@ def model() -> Any:
 
 @pytest.fixture(scope="module", params=[None, "float16", "dynamic", "int8"], ids=str)
 def exported(request: pytest.FixtureRequest, model: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """One export a way to quantize: the report, and the model's variables before and after."""
+    """One export a way to quantize, zeros stored: the report, and the model's variables before and after."""
     path = tmp_path_factory.mktemp("export") / "model.tflite"
     data = tf.data.Dataset.from_tensor_slices((random_inputs(100, 256), np.zeros(100))).batch(30)
     before = all_values(model)
     given = {"representative_data": data} if request.param == "int8" else {"verify": data}
-    report = export_tflite(model, path, quantize=request.param, **given)
+    report = export_tflite(model, path, quantize=request.param, sparse=False, measure=False, **given)
     return report, before, all_values(model)
 
 
@@ -91,10 +91,11 @@ def test_sizes(exported: Any) -> None:
     file = Path(report.path).read_bytes()
     assert report.raw_bytes == len(file)
     assert report.sparsity == pytest.approx(0.95, abs=0.01)
-    assert 4 * report.gzip_bytes < report.dense_gzip_bytes
-    assert report.dense_gzip_bytes > 0.9 * report.dense_raw_bytes
+    dense = report.dense_float32
+    assert 4 * report.gzip_bytes < dense.gzip_bytes
+    assert dense.gzip_bytes > 0.9 * dense.raw_bytes
     share = {None: 1.0, "float16": 0.5, "dynamic": 0.25, "int8": 0.25}[report.quantize]
-    assert report.raw_bytes / report.dense_raw_bytes == pytest.approx(share, abs=0.06)
+    assert report.raw_bytes / dense.raw_bytes == pytest.approx(share, abs=0.06)
     assert b"\x00\x00\x00\x80" * 2 not in file  # no zero is stored as -0.0, which would cost gzip
 
 
@@ -181,7 +182,7 @@ def test_every_kind_of_model(build: Any, verify: Any, tmp_path: Path, capfd: pyt
     model = build()
     policies = [layer.dtype_policy.name for layer in model._flatten_layers()]
     capfd.readouterr()
-    report = export_tflite(model, tmp_path / "model.tflite", verify=verify)
+    report = export_tflite(model, tmp_path / "model.tflite", verify=verify, measure=False)
     assert report.relative_difference < 1e-5
     kernels = [variable.numpy() for variable in model.trainable_variables if "kernel" in variable.path]
     zeros = sum(np.sum(kernel == 0) for kernel in kernels) / sum(kernel.size for kernel in kernels)
@@ -197,7 +198,7 @@ def good(model: Any) -> Any:
     """A file that agrees with the model, the inputs to compare on, the expected outputs."""
     inputs = random_inputs(8, 256)
     forward = Forward(model, signature_of(model))
-    return convert(forward, None, None).file, {"input_0": inputs}, forward.reference([inputs])
+    return convert(forward, [None], None).files[None], {"input_0": inputs}, forward.reference([inputs])
 
 
 def test_truncated_file_is_caught(good: Any) -> None:
@@ -240,12 +241,12 @@ def test_crash_is_an_error_that_tells_the_stage(tmp_path: Path, monkeypatch: pyt
 
 
 def test_bad_file_leaves_nothing_behind(model: Any, good: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = Converted(good[0][:-1000], good[0], None)
+    broken = Converted({None: good[0][:-1000]}, None)
     monkeypatch.setattr(tflite, "convert", lambda *_: broken)
     path = tmp_path / "model.tflite"
     path.write_bytes(b"an older file")
     with pytest.raises(ExportError, match="doesn't run, so it wasn't kept"):
-        export_tflite(model, path)
+        export_tflite(model, path, sparse=False)
     assert path.read_bytes() == b"an older file"
     assert os.listdir(tmp_path) == ["model.tflite"]
 
@@ -299,6 +300,9 @@ rows = random_inputs(3, 4)
         (small, {"quantize": "int8"}, OptionError, "representative_data"),
         (small, {"quantize": "dynamic", "representative_data": rows}, OptionError, "no effect"),
         (small, {"representative_data": rows}, OptionError, "no effect"),
+        (small, {"sparse": "yes"}, OptionError, "'auto', True or False. Received: 'yes'"),
+        (small, {"sparse": True, "measure": False}, ExportError, "no weight gets smaller"),
+        (small, {"target": "tpu"}, OptionError, "'cpu', 'arm'. Received: 'tpu'"),
         (small, {"verify": rows[:0]}, DataError, "empty"),
         (small, {"verify": tf.data.Dataset.from_tensor_slices(rows).batch(2).take(0)}, DataError, "empty"),
         (small, {"verify": tf.data.Dataset.from_tensor_slices(rows)}, DataError, "batched"),

@@ -25,10 +25,13 @@ from tfprune_init.report import PruningReport
 from tfprune_init.version import __version__
 
 if TYPE_CHECKING:
-    from tfprune_init import datasets, models, tfmot
+    from tfprune_init import datasets, distribute, models, tfmot
+    from tfprune_init.compaction import Compaction
+    from tfprune_init.compaction.compact import compact
     from tfprune_init.export import EdgeReport, export_tflite
 
 __all__ = [
+    "Compaction",
     "EdgeReport",
     "Masks",
     "Method",
@@ -38,8 +41,10 @@ __all__ = [
     "PruningReport",
     "__version__",
     "attach",
+    "compact",
     "criterion",
     "datasets",
+    "distribute",
     "export_tflite",
     "find_masks",
     "mask_gradients",
@@ -54,7 +59,16 @@ __all__ = [
     "wrap",
 ]
 
-_LATER = {"datasets": "", "models": "", "tfmot": "", "export_tflite": "export", "EdgeReport": "export"}
+_LATER = {
+    "Compaction": "compaction",
+    "EdgeReport": "export",
+    "compact": "compaction",
+    "datasets": "",
+    "distribute": "",
+    "export_tflite": "export",
+    "models": "",
+    "tfmot": "",
+}
 
 
 def __getattr__(name: str) -> Any:

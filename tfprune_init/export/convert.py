@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,57 +27,82 @@ class Converted:
     """What came out of the converter.
 
     Attributes:
-        file: the TFLite file as asked for.
-        float32: the same model unquantized; the very same bytes when nothing was to be quantized.
+        files: by `quantize`: the TFLite file, zeros stored.
         batch: examples a run takes; None when any number.
+        extra_error: why the extra file is missing; None if it is there or wasn't asked for.
     """
 
-    file: bytes
-    float32: bytes
+    files: dict[str | None, bytes]
     batch: int | None
+    extra_error: str | None = None
 
 
-def convert(forward: Forward, quantize: str | None, calibration: list[np.ndarray] | None) -> Converted:
-    """Convert the forward pass, with an open batch dimension wherever the converter can.
+def convert(
+    forward: Forward,
+    quantize: Sequence[str | None],
+    calibration: list[np.ndarray] | None,
+    extra: str | None = None,
+) -> Converted:
+    """Convert the forward pass, with an open batch dimension wherever the model and the converter can.
 
-    It can't for recurrent layers: then the file takes one example a run.
+    The converter can't for recurrent layers: then the files take one example a run. A model of a fixed batch keeps it.
 
     Args:
         forward: the function to convert.
-        quantize: None or one of `QUANTIZE`.
+        quantize: the ways to quantize: None or one of `QUANTIZE` each.
         calibration: for "int8": one array an input, [examples, ...], from which ranges are measured.
+        extra: one more way, which may fail.
 
     Raises:
         ExportError: the converter refuses the model, or crashes over it.
     """
+    fixed = forward.signature.batch
     try:
-        return _convert(forward, quantize, calibration, batch=None)
-    except ExportError:
-        pass
-    try:
-        return _convert(forward, quantize, calibration, batch=1)
+        return _convert(forward, quantize, calibration, extra, fixed)
     except ExportError as error:
-        raise ExportError(
-            f"The TFLite converter can't do model {forward.model.name!r} as {quantize or 'float32'}. Replace the "
-            f"layer or operation it names, or choose another `quantize`. {error}"
-        ) from error
+        refused = error
+    if fixed is None:
+        try:
+            return _convert(forward, quantize, calibration, extra, batch=1)
+        except ExportError as error:
+            refused = error
+    ways = " and ".join(_name(way) for way in quantize)
+    raise ExportError(
+        f"The TFLite converter can't do model {forward.model.name!r} as {ways}. Replace the layer or operation it "
+        f"names, or choose another `quantize`. {refused}"
+    ) from refused
 
 
 def _convert(
-    forward: Forward, quantize: str | None, calibration: list[np.ndarray] | None, batch: int | None
+    forward: Forward,
+    quantize: Sequence[str | None],
+    calibration: list[np.ndarray] | None,
+    extra: str | None,
+    batch: int | None,
 ) -> Converted:
+    ways = [*quantize, *([extra] if extra else [])]
     names = [spec.name for spec in forward.signature.inputs]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _save(forward, folder / "saved_model", batch)
-        (folder / "request.json").write_text(json.dumps({"quantize": quantize, "names": names}))
+        request = {"quantize": [_name(way) for way in ways], "names": names, "batch": batch}
+        (folder / "request.json").write_text(json.dumps(request))
         if calibration is not None:
             np.savez(folder / "calibration.npz", *calibration)
-        run_script("_converter.py", folder, TIMEOUT_SECONDS)
-        float32 = positive_zeros((folder / "float32.tflite").read_bytes())
-        if quantize is None:
-            return Converted(float32, float32, batch)
-        return Converted(positive_zeros((folder / "quantized.tflite").read_bytes()), float32, batch)
+        failed = None
+        try:
+            run_script("_converter.py", folder, TIMEOUT_SECONDS)
+        except ExportError as error:
+            if not all((folder / f"{_name(way)}.tflite").exists() for way in quantize):
+                raise
+            failed = str(error)
+        paths = {way: folder / f"{_name(way)}.tflite" for way in ways}
+        files = {way: positive_zeros(path.read_bytes()) for way, path in paths.items() if path.exists()}
+        return Converted(files, batch, failed)
+
+
+def _name(quantize: str | None) -> str:
+    return quantize or "float32"
 
 
 def _save(forward: Forward, folder: Path, batch: int | None) -> None:

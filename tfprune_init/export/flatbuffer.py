@@ -54,11 +54,11 @@ def sparsity(file: bytes) -> float:
 def densified(file: bytes) -> bytes:
     """The file of the dense model: each zero weight replaced by a random one of the surviving weights' scale.
 
-    Same length, for its gzip. Editing the bytes leaves the model alone and needs no second conversion. The
-    result is deterministic, and good for its size only.
+    Same length, for its gzip, and the same work to run. Editing the bytes leaves the model alone and needs no second
+    conversion. The result is deterministic; what it computes means nothing.
 
     Args:
-        file: a float32 TFLite file.
+        file: a TFLite file that stores its zeros.
     """
     edited = bytearray(file)
     random = np.random.default_rng(0)
@@ -66,8 +66,16 @@ def densified(file: bytes) -> bytes:
         zero = values == 0
         survivors = values[~zero]
         scale = float(survivors.std()) if survivors.size > 1 else 0.0
-        values[zero] = random.normal(0.0, scale or 1.0, int(zero.sum())).astype(values.dtype)
+        values[zero] = _in_type(random.normal(0.0, scale or 1.0, int(zero.sum())), values.dtype)
     return bytes(edited)
+
+
+def _in_type(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Values in another type; integers stay in the range of quantized weights, and off zero."""
+    if np.issubdtype(dtype, np.floating):
+        return values.astype(dtype)
+    away = np.copysign(np.maximum(np.abs(np.rint(values)), 1), values)
+    return np.clip(away, -127, 127).astype(dtype)
 
 
 def _weights(file: bytearray) -> Iterator[np.ndarray]:

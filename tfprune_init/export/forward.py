@@ -62,7 +62,7 @@ class Forward:
 
         # A GPU may round float32 to TF32; the file's own platform, the CPU, doesn't.
         with unmoved(self.model), tf.device("/CPU:0"):
-            outputs = {name: np.asarray(value) for name, value in self(*arrays).items()}
+            outputs = self._in_batches(arrays)
         for name, values in outputs.items():
             if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
                 raise ExportError(
@@ -70,6 +70,17 @@ class Forward:
                     "the file with. Check its weights and the inputs passed as `verify`."
                 )
         return outputs
+
+    def _in_batches(self, arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs for all examples, as many at a time as the model takes; the last one fills up the last batch."""
+        total = len(arrays[0])
+        size = self.signature.batch or total
+        pieces = []
+        for start in range(0, total, size):
+            chosen = np.minimum(np.arange(start, start + size), total - 1)
+            outputs = self(*(array[chosen] for array in arrays))
+            pieces.append({name: np.asarray(value)[: total - start] for name, value in outputs.items()})
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def _named(outputs: Any) -> dict[str, Any]:

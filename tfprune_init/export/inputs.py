@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ class Signature:
     Attributes:
         inputs: in the order of `tf.nest.flatten`.
         structure: a nest with one leaf an input: a dict, list or tuple, or a single leaf.
+        batch: examples the model takes at a time; None for any number, as usual.
 
     Example:
         >>> import keras
@@ -46,6 +47,7 @@ class Signature:
 
     inputs: tuple[Input, ...]
     structure: Any
+    batch: int | None = None
 
     def pack(self, flat: Sequence[Any]) -> Any:
         """`flat`, one tensor an input, in the structure the model is called with."""
@@ -129,7 +131,8 @@ def signature_of(model: Any, example: Any = None) -> Signature:
     declared = getattr(model, "inputs", None)
     if declared:
         structure = declared[0] if "Sequential" in class_names(model) else model.input
-        return _signature(structure, tf.nest.flatten(structure))
+        leaves = tf.nest.flatten(structure)
+        return replace(_signature(structure, leaves), batch=leaves[0].shape[0])
     if example is not None:
         return _signature(example, [tf.TensorSpec(np.shape(leaf), leaf.dtype) for leaf in tf.nest.flatten(example)])
     built: dict[str, Any] = getattr(model, "get_build_config", dict)() or {}
