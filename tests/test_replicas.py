@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from cluster import Cluster
 from training import fresh_process
 
 # In float64 on one device and on replicas: what the arguments name, on batches that do not divide evenly.
@@ -155,3 +156,73 @@ def test_what_replicas_cannot_do_is_refused(scoring: dict[str, Any]) -> None:
     assert refused["compiled"].startswith("OptionError: jit_compile=True works on one device")
     assert refused["one by one"].startswith("ReplicaError: Connections are scored by all replicas together")
     assert "was built outside of the scope of the MirroredStrategy" in refused["elsewhere"]
+
+
+# On two worker processes, with Keras 3 models in float64: scores, masks, and what must not go unnoticed.
+SCORING_IN_A_CLUSTER = """
+import json, os
+import numpy as np, tensorflow as tf
+strategy = tf.distribute.MultiWorkerMirroredStrategy()
+import keras
+import tfprune_init as tpi
+from tfprune_init.strategies import replicas_of
+keras.config.set_dtype_policy("float64")
+keras.config.set_floatx("float64")
+index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+L = keras.layers
+
+def build():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([
+        keras.Input((6, 6, 2)), L.Conv2D(4, 3, use_bias=False, name="conv"), L.BatchNormalization(name="bn"),
+        L.Activation("tanh", name="tanh"), L.Flatten(name="flat"), L.Dense(3, name="head"),
+    ])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+with strategy.scope():
+    spread = build()
+alone = build()
+rng = np.random.default_rng(0)
+x, y = rng.normal(size=(19, 6, 6, 2)), np.arange(19) % 3
+data = tf.data.Dataset.from_tensor_slices((x, y)).batch(11)
+distributed = strategy.experimental_distribute_dataset(data)
+replicas = replicas_of(spread)
+result = {"replicas": [replicas.count, replicas.workers]}
+for method in ("snip", "grasp"):
+    one, other = (tpi.score(model, data, method, batches=2) for model in (alone, spread))
+    result[method] = max(float(np.abs(one[path] - other[path]).max() / np.abs(one[path]).max()) for path in one)
+masks = tpi.find_masks(alone, data, sparsity=0.7, steps=5)
+result["plain"] = masks == tpi.find_masks(spread, data, sparsity=0.7, steps=5)
+result["distributed"] = tpi.find_masks(spread, distributed, sparsity=0.7, method="snip").kept == masks.kept
+
+def refusal(*arguments, **options):
+    try:
+        tpi.find_masks(*arguments, sparsity=0.7, **options)
+    except tpi.PruningError as error:
+        return f"{type(error).__name__}: {error}"
+
+other_data = tf.data.Dataset.from_tensor_slices((x + index, y)).batch(11)
+result["other data"] = refusal(spread, other_data)
+result["other seeds"] = refusal(spread, None, method="random", seed=index)
+tpi.prune_at_init(spread, data, sparsity=0.7, method="snip")
+try:
+    spread.fit(x, y, verbose=0)
+except tpi.PruningError as error:
+    result["fit"] = str(error)
+print(json.dumps(result))
+"""
+
+
+def test_scoring_in_a_cluster_of_workers() -> None:
+    with Cluster(SCORING_IN_A_CLUSTER) as cluster:
+        results = cluster.results()
+    assert results[0] == results[1]
+    result = results[0]
+    assert result["replicas"] == [2, 2]
+    assert max(result["snip"], result["grasp"]) < 1e-12
+    assert result["plain"]
+    assert result["distributed"]
+    assert result["other data"].startswith("ReplicaError: The 2 workers hold different examples in batch 1")
+    assert result["other seeds"].startswith("ReplicaError: The 2 workers hold different masks")
+    assert "tfprune_init.distribute.fit" in result["fit"]

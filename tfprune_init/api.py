@@ -207,7 +207,7 @@ def _found(
         probe.replicas.check_same(
             [np.packbits(found.masks[path]) for path in found.masks],
             "masks",
-            "They started from different weights or run on different hardware: give all the same seed, or find masks "
-            "on one of them, save them, and tpi.attach them on all.",
+            "They have different seeds, weights or hardware: give all the same seed, or find masks on one of them, "
+            "save them, and tpi.attach them on all.",
         )
         return selector, found, recipe
