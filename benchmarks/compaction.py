@@ -34,7 +34,7 @@ MODELS = {
     "lenet_5": ("mnist", 128, 31, 201),
     "vgg19": ("cifar10", 128, 5, 31),
     "resnet20": ("cifar10", 128, 11, 101),
-    "resnet50": ("cifar10", 32, 5, 31),
+    "resnet50": ("cifar10", 16, 5, 31),
 }
 
 
@@ -106,11 +106,12 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="JSON file; rows that are in it are kept")
     parser.add_argument("models", nargs="*", choices=[*MODELS, []], help="which ones; all by default")
     parser.add_argument("--data-dir", help="folder of prepared TFDS data; TFDS's own by default")
+    parser.add_argument("--sparsity", type=float, nargs="+", default=SPARSITIES, help="which ones; all by default")
     arguments = parser.parse_args()
     result = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"machine": machine(), "rows": []}
     there = {(one["model"], one["sparsity"]) for one in result["rows"]}
     for name in arguments.models or MODELS:
-        for sparsity in SPARSITIES:
+        for sparsity in arguments.sparsity:
             if (name, sparsity) not in there:
                 result["rows"].append(row(name, sparsity, arguments.data_dir))
                 arguments.out.write_text(json.dumps(result, indent=2) + "\n")

@@ -43,7 +43,7 @@ def _environment() -> dict[str, str]:
 
 def _run(*command: str, cwd: Path, **environment: str) -> Finished:
     done = subprocess.run(
-        command, cwd=cwd, env=_environment() | environment, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=cwd, env=_environment() | environment, capture_output=True, text=True, timeout=900, check=False
     )
     return Finished(done.returncode, done.stdout, done.stderr)
 

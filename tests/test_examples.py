@@ -35,7 +35,7 @@ def snip_layers(folder: Path, *arguments: str) -> Layers:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TF_") and key != "COLUMNS"}
     command = (sys.executable, str(SNIP_LAYERS), "--json", str(file), *arguments)
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stderr
     return Layers(done.stdout, json.loads(file.read_text()))
