@@ -2,7 +2,9 @@
 
     python benchmarks/edge.py                                  # everything, as JSON; about half an hour on 2 cores
     python benchmarks/edge.py speed sizes                      # some of it: speed, sizes, matrix
+    python benchmarks/edge.py matrix --models LeNet-5          # the matrix of some models
     python benchmarks/edge.py --page docs/edge.md              # and write the tables into the page
+    python benchmarks/edge.py --from-json a.json b.json --page docs/edge.md    # the numbers of earlier runs
 
 Times are medians of runs in turns within one process, one example a run, one thread. Absolute ones are of the machine.
 """
@@ -20,7 +22,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ import tensorflow as tf
 import tf_keras
 
 import tfprune_init as tpi
-from tfprune_init.errors import ExportError
+from tfprune_init.errors import ExportError, NetworkCollapseError
 from tfprune_init.export.choose import Chosen, choose
 from tfprune_init.export.convert import QUANTIZE, convert
 from tfprune_init.export.flatbuffer import densified
@@ -61,9 +63,16 @@ def mobilenet(alpha: float = 1.0, classes: int = 1000) -> Any:
 
 
 def pruned(model: Any, sparsity: float, **options: Any) -> Any:
-    """The model without a share of its weights, chosen at random."""
-    tpi.prune_at_init(model, None, sparsity=sparsity, **{"method": "random", "verbose": 0, **options})
-    return tpi.strip(model)
+    """The model without a share of its weights, chosen at random; anew where that would cut it in two."""
+    for seed in range(100):
+        try:
+            tpi.prune_at_init(
+                model, None, sparsity=sparsity, **{"method": "random", "verbose": 0, "seed": seed, **options}
+            )
+            return tpi.strip(model)
+        except NetworkCollapseError:
+            continue
+    raise SystemExit(f"No mask of {sparsity:.0%} leaves {model.name} connected.")
 
 
 def speed() -> dict[str, Any]:
@@ -203,19 +212,19 @@ def recurrent() -> Any:
 MODELS: dict[str, Callable[[], Any]] = {
     "LeNet-300-100": functools.partial(tpi.models.lenet_300_100, seed=0),
     "LeNet-5": functools.partial(tpi.models.lenet_5, seed=0),
-    "MobileNet 0.25, 96x96": functools.partial(mobilenet, 0.25, 10),
+    "MobileNet 0.5, 96x96": functools.partial(mobilenet, 0.5, 10),
     "separable (tf_keras)": separable,
     "attention (subclassed)": attention,
     "recurrent (GRU)": recurrent,
 }
 
 
-def matrix() -> dict[str, Any]:
+def matrix(names: Iterable[str] = tuple(MODELS)) -> dict[str, Any]:
     """Every model, sparsity, way to quantize and choice of `sparse`: verified, fallen back or refused, with reasons."""
     result: dict[str, Any] = {}
-    for (name, build), sparsity in itertools.product(MODELS.items(), (0.5, 0.9, 0.95, 0.99)):
+    for name, sparsity in itertools.product(names, (0.5, 0.9, 0.95, 0.99)):
         keras.utils.set_random_seed(0)
-        model = pruned(build(), sparsity, method="erk")
+        model = pruned(MODELS[name](), sparsity, method="erk")
         signature = signature_of(model)
         examples = signature.synthetic(16)
         forward = Forward(model, signature)
@@ -316,17 +325,28 @@ def write_page(page: Path, result: dict[str, Any]) -> None:
     page.write_text(text)
 
 
+def joined(results: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Several runs as one; the rows of the matrix from all of them."""
+    together: dict[str, Any] = {}
+    for result in results:
+        for name, rows in result.items():
+            together[name] = {**together.get(name, {}), **rows}
+    return together
+
+
 def main() -> None:
     """Run the benchmarks named on the command line, all by default."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help="which ones; all by default")
     parser.add_argument("--page", type=Path, help="write the tables into this page")
-    parser.add_argument("--from-json", type=Path, help="take the numbers from an earlier run")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="rows of the matrix")
+    parser.add_argument("--from-json", type=Path, nargs="+", help="take the numbers of earlier runs, joined")
     options = parser.parse_args()
     if options.from_json:
-        result = json.loads(options.from_json.read_text())
+        result = joined([json.loads(path.read_text()) for path in options.from_json])
     else:
-        result = {name: BENCHMARKS[name]() for name in options.names or BENCHMARKS}
+        runs = {**BENCHMARKS, "matrix": functools.partial(matrix, options.models)}
+        result = {name: runs[name]() for name in options.names or runs}
         versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
         result["machine"] = {"cpu": this_cpu(), "python": platform.python_version(), **versions}
     if options.page:
