@@ -22,7 +22,7 @@ class Cluster:
     fails the test, with what it printed.
     """
 
-    def __init__(self, code: str, *arguments: str, workers: int = 2, seconds: float = 180):
+    def __init__(self, code: str, *arguments: str, workers: int = 2, seconds: float = 600):
         self._command = [sys.executable, "-c", code, *arguments]
         self._deadline = time.monotonic() + seconds
         self._addresses = _free_addresses(workers)

@@ -143,14 +143,13 @@ callbacks = lambda: [
     keras.callbacks.TerminateOnNaN(),
 ]
 CASES = {
-    "sgd": (mlp, lambda: K3.SGD(0.1, momentum=0.9), eights, follow, list),
     "sevens": (mlp, lambda: K3.SGD(0.1, momentum=0.9), sevens, follow, list),
     "adam, ema": (mlp, lambda: K3.Adam(0.02, clipnorm=0.05, weight_decay=0.1, use_ema=True, ema_momentum=0.5,
                   ema_overwrite_frequency=2), eights, {"steps_per_execution": 2}, list),
     "ema": (mlp, lambda: K3.SGD(0.1, use_ema=True, ema_momentum=0.5), eights, {},
             lambda: [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]),
     "accumulation": (mlp, lambda: K3.Adam(0.02, gradient_accumulation_steps=2, global_clipnorm=0.05), sevens, {}, list),
-    "nadam": (mlp, lambda: K3.Nadam(0.02, clipvalue=0.01), eights, {}, list),
+    "nadam": (mlp, lambda: K3.Nadam(0.02, clipvalue=0.01, use_ema=True, ema_momentum=0.5), eights, {}, list),
     "multi": (mlp, lambda: K3.MultiOptimizer(K3.OptimizerMap(K3.SGD(0.1), {".*/a/kernel": K3.Muon(0.02)})), eights,
               {}, list),
     "batchnorm": (conv, lambda: K3.SGD(0.1), sevens, follow, list),
@@ -188,12 +187,10 @@ print(json.dumps(result))
 )
 
 
-@pytest.mark.parametrize(
-    ("replicas", "cases"), [(2, []), (4, ["sevens", "accumulation", "batchnorm", "subclassed", "sequences"])]
-)
+@pytest.mark.parametrize(("replicas", "cases"), [(2, []), (4, ["sevens", "batchnorm"])])
 def test_training_on_replicas_is_that_of_one_device_by_keras(replicas: int, cases: list[str]) -> None:
     result = fresh_process(AS_ONE_DEVICE, str(replicas), *cases)
-    assert len(result) == (len(cases) or 11)
+    assert len(result) == (len(cases) or 10)
     for name, found in result.items():
         assert found["weights"] < 1e-12, name
         assert found["history"] < 1e-12, name
@@ -327,17 +324,20 @@ result["data"] = {
 # A convolution in float32, whose kernels on CPUs fail on nothing: the last batch has one example for two replicas.
 keras.config.set_floatx("float32")
 images = rng.normal(size=(9, 8, 8, 3)).astype("float32")
-with strategy.scope():
-    bn = L.BatchNormalization(momentum=0.5)
-    model = keras.Sequential([keras.Input((8, 8, 3)), L.Conv2D(4, 3), bn, L.Flatten(), L.Dense(3)])
-    model.compile(K3.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-history = distribute.fit(model, tf.data.Dataset.from_tensor_slices((images, y[:9])).batch(8))
-conv = model.layers[0](images).numpy()
-expected = 0.5 * (0.5 * conv[:8].mean((0, 1, 2))) + 0.5 * conv[8].mean((0, 1))
-result["one for two"] = [
-    float(np.abs(bn.moving_mean.numpy() - expected).max()), bool(np.isfinite(history["loss"]).all()),
-    9 * history["accuracy"][0],
-]
+nine = tf.data.Dataset.from_tensor_slices((images, y[:9])).batch(8)
+result["one for two"] = []
+for given in (nine, strategy.experimental_distribute_dataset(nine)):
+    with strategy.scope():
+        bn = L.BatchNormalization(momentum=0.5)
+        model = keras.Sequential([keras.Input((8, 8, 3)), L.Conv2D(4, 3), bn, L.Flatten(), L.Dense(3)])
+        cross = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(K3.SGD(0.0), cross, metrics=["accuracy"])
+    history = distribute.fit(model, given)
+    conv = model.layers[0](images).numpy()
+    expected = 0.5 * (0.5 * conv[:8].mean((0, 1, 2))) + 0.5 * conv[8].mean((0, 1))
+    difference = float(np.abs(bn.moving_mean.numpy() - expected).max())
+    finite = bool(np.isfinite(history["loss"]).all())
+    result["one for two"].append([difference, finite, 9 * history["accuracy"][0]])
 
 # What is refused under this strategy.
 keras.config.set_floatx("float64")
@@ -388,10 +388,10 @@ def test_steps_by_hand_data_of_every_kind_and_what_replicas_may_not_share() -> N
     assert max(found["by strategy"], found["by function"], found["losses"]) < 1e-12
     assert found["same seed"]
     assert not found["other seed"]
-    difference, finite, right = result["one for two"]
-    assert difference < 1e-6
-    assert finite
-    assert right == pytest.approx(round(right), abs=1e-5)  # of 9 examples, not 10
+    for difference, finite, right in result["one for two"]:
+        assert difference < 1e-6
+        assert finite
+        assert right == pytest.approx(round(right), abs=1e-5)  # of 9 examples, not 10
     outside, xla = result["refused"]
     assert outside.startswith("ModelError: What MirroredStrategy trains must be created in its scope")
     assert "optimizer of model" in outside
@@ -508,7 +508,6 @@ ROWS = {
     "ema": (keras, lambda o: o.Adam(0.01, use_ema=True), {}),
     "steps_per_execution": (keras, lambda o: o.Adam(0.01), {"steps_per_execution": 2}),
     "jit_compile": (keras, lambda o: o.Adam(0.01), {"jit_compile": True}),
-    "gradient_accumulation_steps": (keras, lambda o: o.Adam(0.01, gradient_accumulation_steps=2), {}),
     "ema_overwrite_frequency": (keras, lambda o: o.Adam(0.01, use_ema=True, ema_overwrite_frequency=2), {}),
     "gradient_accumulation_steps=3": (
         keras, lambda o: o.LossScaleOptimizer(o.Adam(0.01, gradient_accumulation_steps=3)), {}),
@@ -522,7 +521,7 @@ for name, (K, optimizer, options) in ROWS.items():
         model.compile(optimizer(K.optimizers), K.losses.SparseCategoricalCrossentropy(from_logits=True), **options)
     refusal = distribute.fit_refusal(model)
     try:
-        model.fit(x.astype("float32"), y, batch_size=8, verbose=0)
+        model.fit(x[:16].astype("float32"), y[:16], batch_size=8, verbose=0)
         result[name] = [True, refusal]
     except Exception as error:
         result[name] = [False, refusal]

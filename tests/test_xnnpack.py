@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 from tflite_files import DEFAULT, SPARSE, changed, converted, operators
 
@@ -238,6 +239,15 @@ def classifier(x: Any) -> Any:
     return layers.Flatten()(layers.Conv2D(4, 1)(layers.GlobalAveragePooling2D(keepdims=True)(x)))
 
 
+def upsampled(x: Any) -> Any:
+    return layers.Lambda(lambda images: tf.nn.depth_to_space(images, 3))(x)
+
+
+def flat_and_kept(x: Any) -> Any:
+    kept = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    return [layers.Flatten()(kept), kept]
+
+
 NETWORKS = [
     # what is different -> verdict, rule
     ({}, ("sparse", None)),
@@ -247,7 +257,9 @@ NETWORKS = [
     ({"middle": squeeze, "zeros": 304}, ("dense", "zeros")),
     ({"tail": lambda x: layers.GlobalAveragePooling2D()(x)}, ("sparse", None)),
     ({"tail": lambda x: layers.Flatten()(layers.GlobalAveragePooling2D(keepdims=True)(x))}, ("sparse", None)),
+    ({"tail": upsampled}, ("sparse", None)),
     ({"tail": lambda x: layers.GlobalAveragePooling2D(keepdims=True)(x)}, ("unsafe", "keepdims")),
+    ({"tail": flat_and_kept}, ("unsafe", "keepdims")),
     ({"tail": classifier}, ("unsafe", "keepdims")),
     ({"tail": lambda x: layers.Dense(4)(layers.Flatten()(x))}, ("dense", "end")),
     ({"tail": lambda x: [pooled(x), x]}, ("unsafe", "branch")),

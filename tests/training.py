@@ -147,7 +147,7 @@ def fresh_process(code: str, *arguments: str) -> dict[str, Any]:
         [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"},
         check=False,
     )

@@ -31,7 +31,7 @@ class Chains:
     Attributes:
         operators: every operator that computes with images, in the order of execution.
         within: indices of those between a beginning and global pooling.
-        reached: indices of those that channels-first layout gets to from a first convolution.
+        reached: indices of those behind a first convolution, that convolution included.
         stops: by index: the rule that stops an operator.
     """
 
@@ -104,7 +104,7 @@ class Chains:
             operator = waiting.pop()
             if operator.index in self._own and operator.index not in found:
                 found.add(operator.index)
-                if self._own[operator.index] is None and not self._leads_out(operator):
+                if not self._leads_out(operator):
                     waiting += self._consumers(operator)
         return found
 
