@@ -14,14 +14,14 @@ import pytest
 import tensorflow as tf
 
 import tfprune_init as tpi
+from tfprune_init.export.inspection import inspect
 
 pytest.importorskip("tensorflow_model_optimization")
 pytest.importorskip("tf_keras")
 pytestmark = pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
 
 PIPELINE = Path(__file__).resolve().parents[1] / "examples" / "tfmot_pipeline.py"
-# What the converter calls the kernels of the second of two models, of which the first is the dense one.
-KERNELS = ("sequential_1/conv/Conv2D", "sequential_1/dense/MatMul")
+OPERATORS = {"CONV_2D": "conv", "FULLY_CONNECTED": "dense"}
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,14 @@ class Run:
         """The last cell of a row, a percentage."""
         return float(self.cells(row)[-1].rstrip("%")) / 100
 
-    def interpreter(self) -> tf.lite.Interpreter:
-        return tf.lite.Interpreter(str(self.file))
-
     def zeros(self) -> dict[str, int]:
         """How many weights of which layer are zero in the file."""
-        interpreter = self.interpreter()
-        kernels = {t["name"].split("/")[-2]: t for t in interpreter.get_tensor_details() if t["name"] in KERNELS}
-        return {name: int(np.sum(interpreter.get_tensor(t["index"]) == 0)) for name, t in kernels.items()}
+        rows = {OPERATORS[row.operator]: row for row in inspect(self.file).tensors}
+        return {name: round(row.sparsity * np.prod(row.shape)) for name, row in rows.items()}
 
     def accuracy(self, data: tpi.datasets.Dataset) -> float:
         """Share of the test images that the file tells."""
-        interpreter = self.interpreter()
+        interpreter = tf.lite.Interpreter(str(self.file))
         images, labels = map(np.concatenate, zip(*data.test.as_numpy_iterator(), strict=True))
         interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], images.shape)
         interpreter.allocate_tensors()
@@ -102,7 +98,8 @@ def assert_sizes(run: Run) -> None:
     dense, raw = (int(cell.replace(",", "")) for cell in run.cells("bytes of the file"))
     dense_gzip, gzipped = (int(cell.replace(",", "")) for cell in run.cells("bytes gzipped"))
     file = run.file.read_bytes()
-    assert raw == dense == len(file)
+    # Which encoding the file has depends on the interpreters that are installed.
+    assert raw == len(file) <= dense
     assert gzipped == len(gzip.compress(file, compresslevel=6, mtime=0))
     assert gzipped < 0.5 * dense_gzip < 0.5 * dense
 

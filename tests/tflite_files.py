@@ -11,6 +11,7 @@ from typing import Any
 import flatbuffers
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 
@@ -80,6 +81,7 @@ np.save(sys.argv[3], interpreter.get_tensor(interpreter.get_output_details()[0][
 
 def run_in_litert(file: bytes, inputs: np.ndarray, folder: Path) -> np.ndarray | None:
     """The output of a file with one input and output; None if it doesn't load or crashes."""
+    pytest.importorskip("ai_edge_litert")
     (folder / "model.tflite").write_bytes(file)
     np.save(folder / "inputs.npy", inputs)
     paths = [str(folder / name) for name in ("model.tflite", "inputs.npy", "outputs.npy")]

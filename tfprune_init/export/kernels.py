@@ -1,7 +1,7 @@
 """Which kernel runs on a weight: sparse, dense, or none that reads it right; by rule, with the reason in words.
 
-The rules are those of TensorFlow 2.21 and LiteRT 2.3 with their default delegate, XNNPACK. Each was confirmed on
-files of that kind: outputs against the unpruned encoding's, latency against the dense kernel's.
+The rules are those of TensorFlow 2.21 and LiteRT 2.3 with their default delegate, XNNPACK. Those on encoded weights
+were confirmed on such files: outputs against the model's, latency against that of the same weights stored dense.
 """
 
 from __future__ import annotations
