@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tfprune_init import datasets, distribute, models, tfmot
     from tfprune_init.compaction import Compaction
     from tfprune_init.compaction.compact import compact
+    from tfprune_init.experiments import Results
+    from tfprune_init.experiments.compare import compare
     from tfprune_init.export import EdgeReport, export_tflite
 
 __all__ = [
@@ -39,9 +41,11 @@ __all__ = [
     "PruneDuringTraining",
     "PruningError",
     "PruningReport",
+    "Results",
     "__version__",
     "attach",
     "compact",
+    "compare",
     "criterion",
     "datasets",
     "distribute",
@@ -62,7 +66,9 @@ __all__ = [
 _LATER = {
     "Compaction": "compaction",
     "EdgeReport": "export",
+    "Results": "experiments",
     "compact": "compaction",
+    "compare": "experiments",
     "datasets": "",
     "distribute": "",
     "export_tflite": "export",

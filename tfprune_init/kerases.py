@@ -217,6 +217,19 @@ def seed_graph(seed: int) -> None:
         tf.compat.v1.get_default_graph().seed = seed
 
 
+def is_compiled(model: Any) -> bool:
+    """Whether the model has an optimizer, and with it a loss."""
+    return getattr(model, "optimizer", None) is not None
+
+
+def set_random_seed(seed: int) -> None:
+    """Seed everything that the Kerases, NumPy, TensorFlow and Python draw from."""
+    legacy = _tf_keras()
+    if legacy is not None:
+        legacy.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(seed)
+
+
 def forget_train_function(model: Any) -> None:
     """Make the next fit build its training step anew, so that what was attached since takes part."""
     model.train_function = None

@@ -1,0 +1,251 @@
+"""What a comparison found: one row a run, and their summary over seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import IO, Any, overload
+
+from rich.console import Console
+from rich.table import Table
+
+from tfprune_init.errors import OptionError
+from tfprune_init.experiments.store import RESULTS, RUNS, write_whole
+from tfprune_init.masks import Masks
+
+_COLUMNS = (
+    *("id", "label", "method", "options", "sparsity", "seed", "status", "accuracy", "loss", "guess", "destroyed"),
+    *("size", "kept", "epochs", "prune_seconds", "train_seconds", "error"),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network: pruned, trained, evaluated.
+
+    Attributes:
+        id: Name of its folder, a hash of everything that decides what it gives.
+        label: What the method is called in this comparison.
+        method: The method; "dense" for the baseline.
+        options: Options of the method.
+        sparsity: Sparsity asked for; 0.0 for the baseline.
+        seed: Seed of initial weights, order of examples and method.
+        epochs: Passes over the training data.
+        status: "trained"; "collapsed", if pruning cut the outputs off from the inputs; "failed", if anything else
+            stopped it.
+        error: Why, if it was not trained.
+        size: Number of prunable weights.
+        kept: Number of weights kept; None if masks were not found.
+        accuracy: Share of the test examples put into the right class, in [0, 1]; None if it was not trained.
+        loss: Loss on the test examples; None if it was not trained, or is not finite.
+        guess: Share of the most frequent class among the test examples.
+        destroyed: Whether the trained network is not clearly better than the guess (by 5 standard errors), or
+            collapsed; None if it failed.
+        history: For each epoch what `fit` logs: loss and accuracy on the training data.
+        steps: For each step of the search its number, density, weights kept and objective.
+        layers: For each pruned variable its path, size and weights kept.
+        prune_seconds: Wall time of finding masks.
+        train_seconds: Wall time of training.
+    """
+
+    id: str
+    label: str
+    method: str
+    options: dict[str, Any]
+    sparsity: float
+    seed: int
+    epochs: int
+    status: str
+    error: str | None
+    size: int | None
+    kept: int | None
+    accuracy: float | None
+    loss: float | None
+    guess: float
+    destroyed: bool | None
+    history: list[dict[str, float | None]]
+    steps: list[dict[str, Any]]
+    layers: list[dict[str, Any]]
+    prune_seconds: float
+    train_seconds: float
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Run:
+        """A run from what `dataclasses.asdict` made of it."""
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """A method at one sparsity, over its seeds.
+
+    Attributes:
+        label: The method.
+        sparsity: Sparsity asked for.
+        runs: Number of runs that did not fail.
+        mean: Mean accuracy, in [0, 1]. A collapsed network gives the same outputs for every input, so it counts
+            as the guess. None if all runs failed.
+        std: Standard deviation over seeds (n - 1); None for a single run.
+        low: Smallest accuracy.
+        high: Largest accuracy.
+        destroyed: Number of networks not clearly better than guessing, collapsed ones included.
+        collapsed: Number of networks that pruning cut in two.
+        failed: Number of runs that something else stopped.
+    """
+
+    label: str
+    sparsity: float
+    runs: int
+    mean: float | None
+    std: float | None
+    low: float | None
+    high: float | None
+    destroyed: int
+    collapsed: int
+    failed: int
+
+
+class Results(Sequence[Run]):
+    """The runs of a comparison, in the order they were asked for.
+
+    Args:
+        runs: The runs.
+        out: The folder of the comparison.
+
+    Example:
+        >>> import tfprune_init as tpi
+        >>> results = tpi.Results.load("runs/")  # doctest: +SKIP
+        >>> results.print()  # doctest: +SKIP
+    """
+
+    def __init__(self, runs: Iterable[Run], out: str | os.PathLike[str]):
+        self._runs = list(runs)
+        self.out = Path(out)
+
+    @classmethod
+    def load(cls, out: str | os.PathLike[str]) -> Results:
+        """Read what the last comparison in a folder found, finished or not.
+
+        Raises:
+            OptionError: If no comparison wrote to that folder.
+        """
+        path = Path(out) / RESULTS
+        if not path.is_file():
+            raise OptionError(f"No comparison is in this folder: it has no {RESULTS}. Received: {os.fspath(out)!r}.")
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return cls([Run.from_dict(json.loads(line)) for line in lines], out)
+
+    @overload
+    def __getitem__(self, index: int) -> Run: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Run]: ...
+    def __getitem__(self, index: int | slice) -> Run | list[Run]:
+        return self._runs[index]
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __repr__(self) -> str:
+        return f"Results({len(self)} runs in {str(self.out)!r})"
+
+    @property
+    def labels(self) -> list[str]:
+        """The methods, in their order."""
+        return list(dict.fromkeys(run.label for run in self))
+
+    @property
+    def sparsities(self) -> list[float]:
+        """The sparsities, ascending; the baseline's 0.0 is none."""
+        return sorted({run.sparsity for run in self if run.method != "dense"})
+
+    def masks(self, run: Run) -> Masks:
+        """The masks of one run.
+
+        Raises:
+            OptionError: If it found none: it is the baseline, collapsed or failed.
+        """
+        path = self.out / RUNS / run.id / "masks.npz"
+        if not path.is_file():
+            raise OptionError(f"Run {run.id} ({run.label}, {run.status}) has no masks.")
+        return Masks.load(path)
+
+    def summary(self) -> list[SummaryRow]:
+        """Each method at each sparsity, over seeds, in the order of the runs."""
+        groups: dict[tuple[str, float], list[Run]] = {}
+        for run in self:
+            groups.setdefault((run.label, run.sparsity), []).append(run)
+        return [_summarized(label, sparsity, runs) for (label, sparsity), runs in groups.items()]
+
+    def to_csv(self) -> str:
+        """One line a run, under a line of names."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for run in self:
+            row = asdict(run)
+            writer.writerow({name: json.dumps(row[name]) if name == "options" else row[name] for name in _COLUMNS})
+        return text.getvalue()
+
+    def save(self) -> None:
+        """Write `results.jsonl` and `results.csv` into the folder, each in one move."""
+        write_whole(self.out / RESULTS, "".join(json.dumps(asdict(run)) + "\n" for run in self))
+        write_whole(self.out / "results.csv", self.to_csv())
+
+    def print(self, file: IO[str] | None = None) -> None:
+        """Print accuracies by method and sparsity; to standard output if no `file` is given."""
+        console = Console(file=file)
+        rows = {(row.label, row.sparsity): row for row in self.summary()}
+        table = Table(title="test accuracy, mean and standard deviation over seeds", title_justify="left")
+        table.add_column("method")
+        columns = sorted({sparsity for _, sparsity in rows})
+        for sparsity in columns:
+            table.add_column("dense" if sparsity == 0 else f"{100 * sparsity:.10g}%", justify="right")
+        for label in self.labels:
+            cells = [rows.get((label, sparsity)) for sparsity in columns]
+            table.add_row(label, *["" if row is None else _cell(row) for row in cells])
+        console.print(table)
+        destroyed = sum(row.destroyed for row in rows.values())
+        collapsed = sum(row.collapsed for row in rows.values())
+        failed = sum(row.failed for row in rows.values())
+        console.print(
+            f"{len(self)} runs; {destroyed} networks destroyed (not clearly better than guessing), {collapsed} of them "
+            f"cut in two by pruning; {failed} failed.",
+            highlight=False,
+        )
+        for reason in dict.fromkeys(run.error for run in self if run.status == "failed"):
+            console.print(f"Failed: {reason}", highlight=False, markup=False)
+
+
+def _summarized(label: str, sparsity: float, runs: list[Run]) -> SummaryRow:
+    accuracies = [_counted(run) for run in runs if run.status != "failed"]
+    return SummaryRow(
+        label=label,
+        sparsity=sparsity,
+        runs=len(accuracies),
+        mean=statistics.fmean(accuracies) if accuracies else None,
+        std=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        low=min(accuracies, default=None),
+        high=max(accuracies, default=None),
+        destroyed=sum(bool(run.destroyed) for run in runs),
+        collapsed=sum(run.status == "collapsed" for run in runs),
+        failed=sum(run.status == "failed" for run in runs),
+    )
+
+
+def _counted(run: Run) -> float:
+    return run.guess if run.accuracy is None else run.accuracy
+
+
+def _cell(row: SummaryRow) -> str:
+    if row.mean is None:
+        return "failed"
+    spread = "" if row.std is None else f" ± {100 * row.std:.1f}"
+    lost = f"\n{row.destroyed} destroyed" if row.destroyed else ""
+    failed = f"\n{row.failed} failed" if row.failed else ""
+    return f"{100 * row.mean:.1f}{spread}{lost}{failed}"
