@@ -25,7 +25,7 @@ from tfprune_init.report import PruningReport
 from tfprune_init.version import __version__
 
 if TYPE_CHECKING:
-    from tfprune_init import datasets, distribute, models, plots, tfmot
+    from tfprune_init import datasets, distribute, models, pages, plots, tfmot
     from tfprune_init.compaction import Compaction
     from tfprune_init.compaction.compact import compact
     from tfprune_init.experiments import Results
@@ -54,6 +54,7 @@ __all__ = [
     "mask_gradients",
     "methods",
     "models",
+    "pages",
     "plots",
     "prune_at_init",
     "register",
@@ -74,6 +75,7 @@ _LATER = {
     "distribute": "",
     "export_tflite": "export",
     "models": "",
+    "pages": "",
     "plots": "",
     "tfmot": "",
 }
