@@ -8,7 +8,6 @@ import pty
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,42 +15,17 @@ import keras
 import numpy as np
 import pytest
 import tf_keras
+from command import DIGITS, MODULE, SCRIPT, Finished, cells, environment, run
 
 import tfprune_init as tpi
 from tfprune_cli import main as cli
-from tfprune_cli.demo import check_learned, check_zeros
-from tfprune_cli.export import load_model
+from tfprune_cli.commands import methods as methods_command
+from tfprune_cli.demo import check_learned
+from tfprune_cli.saved import load_model
+from tfprune_cli.zeros import check_zeros
 
 QUICKSTART = Path(__file__).resolve().parents[1] / "examples" / "quickstart.py"
-SCRIPT = (str(Path(sys.executable).with_name("tfprune")),)
-MODULE = (sys.executable, "-m", "tfprune_cli")
-DIGITS = "digits: 1,437 training and 360 test images of 8x8x1, 10 classes"
 SPARSITY = 0.95
-
-
-@dataclass(frozen=True)
-class Finished:
-    code: int
-    out: str
-    err: str
-
-
-def _environment() -> dict[str, str]:
-    # Other tests, and TF-MOT, set TF_...; a user's shell has none of it.
-    return {key: value for key, value in os.environ.items() if not key.startswith("TF_") and key != "COLUMNS"}
-
-
-def _run(*command: str, cwd: Path, **environment: str) -> Finished:
-    done = subprocess.run(
-        command, cwd=cwd, env=_environment() | environment, capture_output=True, text=True, timeout=900, check=False
-    )
-    return Finished(done.returncode, done.stdout, done.stderr)
-
-
-def _cells(out: str, row: str) -> list[str]:
-    """The cells to the right of the one that starts with `row`, in the last table that has it."""
-    line = [line for line in out.splitlines() if line.startswith(f"│ {row}")][-1]
-    return [cell.strip() for cell in line.split("│")[2:-1]]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +36,7 @@ def demo_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def demo(demo_folder, tmp_path_factory) -> Finished:
     options = ("--epochs", "10", "--sparsity", str(SPARSITY), "--output", str(demo_folder))
-    return _run(*MODULE, "demo", *options, cwd=tmp_path_factory.mktemp("cwd"))
+    return run(*MODULE, "demo", *options, cwd=tmp_path_factory.mktemp("cwd"))
 
 
 def test_demo_succeeds_without_a_word_on_stderr(demo):
@@ -72,7 +46,7 @@ def test_demo_succeeds_without_a_word_on_stderr(demo):
 
 def test_demo_accuracies(demo):
     guess, untrained, trained = (
-        [float(cell.rstrip("%")) / 100 for cell in _cells(demo.out, row)]
+        [float(cell.rstrip("%")) / 100 for cell in cells(demo.out, row)]
         for row in ("guessing", "before training", "after 10 epochs")
     )
     assert guess == pytest.approx([0.103, 0.103])
@@ -103,8 +77,8 @@ def test_demo_sizes_are_those_of_the_files(demo, demo_folder):
     for kind in ("float32", "int8"):
         for name in ("dense", "pruned"):
             file = f"{name}_{kind}.tflite"
-            cells = _cells(demo.out, file)
-            raw[name], gzipped[name] = (int(cell.replace(",", "")) for cell in cells[:2])
+            row = cells(demo.out, file)
+            raw[name], gzipped[name] = (int(cell.replace(",", "")) for cell in row[:2])
             assert raw[name] == (demo_folder / file).stat().st_size
         assert gzipped["dense"] > 5 * gzipped["pruned"]
         assert f"{gzipped['dense'] / gzipped['pruned']:.1f}x as {kind}" in demo.out
@@ -118,7 +92,7 @@ def test_demo_on_a_terminal_draws_bars_and_says_what_it_did_not_learn(tmp_path):
     ours, theirs = pty.openpty()
     command = (*SCRIPT, "demo", "--sparsity", "0.995", "--epochs", "1", "--method", "snip")
     with subprocess.Popen(
-        command, cwd=tmp_path, env=_environment() | {"TERM": "xterm", "COLUMNS": "80"}, stdout=theirs, stderr=theirs
+        command, cwd=tmp_path, env=environment() | {"TERM": "xterm", "COLUMNS": "80"}, stdout=theirs, stderr=theirs
     ) as process:
         os.close(theirs)
         screen = _everything_from(ours)
@@ -143,7 +117,7 @@ def _everything_from(terminal: int) -> str:
 
 
 def test_a_network_that_collapses_is_an_error(tmp_path):
-    done = _run(*SCRIPT, "demo", "--sparsity", "0.9999", "--method", "snip", cwd=tmp_path)
+    done = run(*SCRIPT, "demo", "--sparsity", "0.9999", "--method", "snip", cwd=tmp_path)
     assert done.code == 1
     assert done.err.startswith("tfprune: The network collapsed at step 1")
     assert "Try a lower sparsity" in done.err
@@ -160,7 +134,7 @@ def test_a_network_that_collapses_is_an_error(tmp_path):
     ],
 )
 def test_a_wrong_option_is_an_error_in_one_paragraph(options, message, tmp_path):
-    done = _run(*MODULE, "demo", *options, cwd=tmp_path)
+    done = run(*MODULE, "demo", *options, cwd=tmp_path)
     assert done.code == 1
     assert done.err.startswith("tfprune: ")
     assert message in done.err
@@ -170,7 +144,7 @@ def test_a_wrong_option_is_an_error_in_one_paragraph(options, message, tmp_path)
 def test_a_missing_extra_is_named(tmp_path):
     (tmp_path / "sklearn").mkdir()
     (tmp_path / "sklearn" / "__init__.py").write_text("raise ImportError('no scikit-learn here')")
-    done = _run(*SCRIPT, "demo", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    done = run(*SCRIPT, "demo", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.code == 1
     assert 'pip install "tfprune_init[data]"' in done.err
     assert done.err.count("\n") == 1
@@ -189,6 +163,13 @@ def test_a_missing_extra_is_named(tmp_path):
         ("export", "model.keras", "-o", "m.tflite", "--int8", "--quantize", "float16"),
         ("export", "model.keras", "-o", "m.tflite", "--sparse", "maybe"),
         ("inspect",),
+        ("prune", "model.keras", "--sparsity", "0.9"),
+        ("prune", "model.keras", "-o", "run"),
+        ("prune", "model.keras", "-o", "run", "--sparsity", "0.9", "--set", "m"),
+        ("train", "run", "--learning-rate", "-1"),
+        ("train", "run", "--batch-size", "0"),
+        ("show",),
+        ("methods", "--json", "--markdown"),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments, capsys):
@@ -202,24 +183,24 @@ def test_interrupted_exits_with_130(monkeypatch, capsys):
     def interrupt(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_methods", interrupt)
+    monkeypatch.setattr(methods_command, "run", interrupt)
     assert cli.main(["methods"]) == 130
     assert capsys.readouterr().err == "tfprune: interrupted\n"
 
 
 def test_version_and_help_do_not_wait_for_tensorflow(tmp_path):
     (tmp_path / "tensorflow.py").write_text("raise SystemExit('TensorFlow was imported')")
-    version = _run(*MODULE, "--version", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    version = run(*MODULE, "--version", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert version == Finished(0, f"tfprune {tpi.__version__}\n", "")
-    for command in ("demo", "export", "inspect"):
-        help_ = _run(*SCRIPT, command, "--help", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    for command in ("demo", "methods", "prune", "train", "show", "export", "inspect"):
+        help_ = run(*SCRIPT, command, "--help", cwd=tmp_path, PYTHONPATH=str(tmp_path))
         assert help_.code == 0
         assert "examples:" in help_.out
         assert max(map(len, help_.out.splitlines())) < 100
 
 
 def test_methods_lists_every_method(tmp_path):
-    done = _run(*MODULE, "methods", cwd=tmp_path)
+    done = run(*MODULE, "methods", cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
     for name in tpi.methods():
         assert f"│ {name} " in done.out
@@ -238,10 +219,10 @@ def run_folder(tmp_path_factory) -> Path:
 
 def test_export_prints_the_report_and_writes_the_file(run_folder, tmp_path):
     options = ("-o", "m.tflite", "--data", "digits", "--int8", "--plot", "m.png")
-    done = _run(*SCRIPT, "export", str(run_folder), *options, cwd=tmp_path)
+    done = run(*SCRIPT, "export", str(run_folder), *options, cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
     assert "m.tflite: int8, 95" in done.out
-    assert _cells(done.out, "this file")[0] == f"{(tmp_path / 'm.tflite').stat().st_size:,}"
+    assert cells(done.out, "this file")[0] == f"{(tmp_path / 'm.tflite').stat().st_size:,}"
     assert DIGITS in done.out
     assert max(len(line.rstrip()) for line in done.out.splitlines() if line.startswith(("│", "┏"))) <= 80
     assert (tmp_path / "m.png").read_bytes().startswith(b"\x89PNG")
@@ -249,7 +230,7 @@ def test_export_prints_the_report_and_writes_the_file(run_folder, tmp_path):
 
 def test_export_as_json(run_folder, tmp_path):
     options = ("-o", "m.tflite", "--quantize", "float16", "--sparse", "no", "--no-measure", "--json")
-    done = _run(*MODULE, "export", str(run_folder / "model.keras"), *options, cwd=tmp_path)
+    done = run(*MODULE, "export", str(run_folder / "model.keras"), *options, cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
     report = json.loads(done.out)
     assert (report["quantize"], report["sparse"], report["dense_int8"]) == ("float16", False, None)
@@ -263,7 +244,7 @@ def test_export_as_json(run_folder, tmp_path):
         ((".", "-o", "m.tflite"), "There is no model to export: give a .keras file"),
         (("broken.keras", "-o", "m.tflite"), "broken.keras can't be loaded"),
         (("RUN", "-o", "m.tflite", "--int8"), "say which with --data"),
-        (("RUN", "-o", "m.tflite", "--data", "mnist"), "--data takes digits or tfds:NAME"),
+        (("RUN", "-o", "m.tflite", "--data", "mnist"), "--data takes digits, tfds:NAME"),
         (("RUN", "-o", "m.tflite", "--data-dir", "."), "it needs --data tfds:NAME"),
         (("RUN", "-o", "no/m.tflite"), "The folder of `path` doesn't exist"),
     ],
@@ -282,7 +263,7 @@ def test_a_model_of_tf_keras_is_loaded_by_tf_keras(tmp_path):
     assert isinstance(load_model(str(tmp_path)), tf_keras.Model)
 
 
-def test_code_in_a_saved_model_is_not_run(tmp_path):
+def test_code_in_a_saved_model_is_notrun(tmp_path):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Lambda(lambda x: x), keras.layers.Dense(2)])
     model.save(tmp_path / "model.keras")
     with pytest.raises(tpi.PruningError, match=r"can't be loaded: .*unsafe"):
@@ -307,7 +288,7 @@ def test_pruned_weights_that_came_back_are_refused():
 
 
 def test_quickstart(tmp_path):
-    done = _run(sys.executable, str(QUICKSTART), "--epochs", "10", cwd=tmp_path)
+    done = run(sys.executable, str(QUICKSTART), "--epochs", "10", cwd=tmp_path)
     assert done.code == 0, done.err
     assert "Traceback" not in done.err
     assert "Warning" not in done.err
@@ -320,8 +301,8 @@ def test_quickstart(tmp_path):
 
 def test_the_example_of_collapse(tmp_path):
     script = str(QUICKSTART.with_name("collapse.py"))
-    done = _run(sys.executable, script, "--steps", "3", "--sparsities", "0.9", "0.9999", cwd=tmp_path)
+    done = run(sys.executable, script, "--steps", "3", "--sparsities", "0.9", "0.9999", cwd=tmp_path)
     assert done.code == 0, done.err
     assert "digits: 1,437 training" in done.out
-    assert _cells(done.out, "     90%") == ["0 of 3", "0 of 3", "0 of 3"]
-    assert "collapsed" in _cells(done.out, "  99.99%")
+    assert cells(done.out, "     90%") == ["0 of 3", "0 of 3", "0 of 3"]
+    assert "collapsed" in cells(done.out, "  99.99%")

@@ -106,6 +106,17 @@ def test_steps_and_their_objective(tmp_path: Path) -> None:
     assert all(step["objective"] > 0 for step in run.steps)
 
 
+def test_every_method_runs_at_every_seed(tmp_path: Path) -> None:
+    small = ("exact", "erk", "snap_it", "skeletonization")
+    asked = [m for m in tpi.methods() if m not in small]
+    shuffled = {"method": "magnitude", "shuffle": True}
+    rows = compared(tmp_path, methods=[*asked, shuffled], sparsities=[0.5], seeds=[3], epochs=1, dense=False)
+    assert {(run.label, run.error) for run in rows if run.status == "failed"} == set()
+    assert {run.kept for run in rows} == {88}
+    again = compared(tmp_path, methods=[shuffled], sparsities=[0.5], seeds=[4], epochs=1, dense=False)
+    assert not np.array_equal(again.masks(again[0])["dense/kernel"], rows.masks(rows[-1])["dense/kernel"])
+
+
 def test_tf_keras(tmp_path: Path) -> None:
     made = compared(tmp_path, build_model=build_legacy, methods=["snip"], sparsities=[0.8], seeds=2)
     again = compared(tmp_path / "again", build_model=build_legacy, methods=["snip"], sparsities=[0.8], seeds=2)

@@ -18,7 +18,8 @@ ROOMS = [
     "version", "errors", "kerases", "units", "targets", "masks", "schedules", "keras_fit", "strategies", "surgery",
     "wiring", "scopes", "losses", "batches", "probe", "criteria", "methods", "selector", "steps", "connectivity",
     "search", "constraint", "optimizers", "enforce", "layers", "report", "api", "callbacks", "tensorboard",
-    "reinitialize", "tfmot", "export", "compaction", "distribute", "datasets", "models", "experiments", "plots", "pages",
+    "reinitialize", "tfmot", "export", "compaction", "distribute", "datasets", "models", "experiments", "plots",
+    "pages",
 ]  # fmt: skip
 
 

@@ -19,13 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 from tfprune_cli.side_by_side import train_side_by_side
+from tfprune_cli.zeros import check_zeros
 from tfprune_init import models
 from tfprune_init.api import prune_at_init
 from tfprune_init.datasets import Dataset, load
-from tfprune_init.errors import EnforcementError, OptionError, PruningError
+from tfprune_init.errors import OptionError, PruningError
 from tfprune_init.export import EdgeReport, export_tflite
 from tfprune_init.layers import strip
-from tfprune_init.masks import Masks
 from tfprune_init.methods import method_named
 
 BATCH_SIZE = 128
@@ -132,22 +132,6 @@ def check_learned(accuracy: float, guess: float, data: Dataset) -> None:
             f"class gives {guess:.1%} and {needed:.1%} is clearly better ({data.description}). Try more epochs or a "
             "lower sparsity."
         )
-
-
-def check_zeros(model: keras.Model, masks: Masks) -> None:
-    """Count pruned weights that are not exactly 0.0, whatever held them there.
-
-    Args:
-        model: The trained model, masks off.
-        masks: What was kept.
-
-    Raises:
-        EnforcementError: If there are any.
-    """
-    back = {path: np.count_nonzero(t.tensor.numpy()[~masks[path]]) for path, t in masks.check(model).items()}
-    leaks = [f"{count:,} of {path}" for path, count in back.items() if count]
-    if leaks:
-        raise EnforcementError(f"Pruned weights are not zero after training: {', '.join(leaks)}.")
 
 
 def _say(console: Console, text: str) -> None:

@@ -1,12 +1,34 @@
-"""The pruning methods as a table for the terminal."""
+"""The pruning methods, as a table for the terminal and as data for programs."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tfprune_init.methods import method_named, methods
+from tfprune_init.methods import Method, method_named, methods
+
+
+def describe_methods() -> list[dict[str, Any]]:
+    """Everything the register says of each method, in types that JSON knows."""
+    return [
+        {
+            "name": name,
+            "summary": method.summary,
+            "criterion": method.criterion,
+            "schedule": _schedule(method),
+            "steps": method.steps,
+            "regrow": method.regrow,
+            "scope": method.scope,
+            "needs_data": method.needs_data,
+            "defaults": dict(method.defaults),
+            "options": sorted(method.options),
+            "reference": method.reference,
+        }
+        for name, method in ((name, method_named(name)) for name in methods())
+    ]
 
 
 def print_methods(console: Console) -> None:
@@ -23,10 +45,9 @@ def print_methods(console: Console) -> None:
     meanings = Table.grid(padding=(0, 2))
     for name in methods():
         method = method_named(name)
-        schedule = method.schedule if isinstance(method.schedule, str) else method.schedule.__name__
         settings.add_row(
             name,
-            schedule,
+            _schedule(method),
             str(method.steps),
             "yes" if method.regrow else "no",
             method.scope,
@@ -36,3 +57,7 @@ def print_methods(console: Console) -> None:
     console.print(settings)
     console.print()
     console.print(meanings)
+
+
+def _schedule(method: Method) -> str:
+    return method.schedule if isinstance(method.schedule, str) else method.schedule.__name__

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import keras
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Column
+from rich.progress import Progress
 
+from tfprune_cli.progress import Bar, bar_columns, line_is_due
 from tfprune_init.datasets import Dataset
-
-LINES = 10
-"""How many lines at most stand in for the bars, so that a log stays short."""
 
 
 def train_side_by_side(
@@ -35,20 +31,14 @@ def train_side_by_side(
     if not terminal.is_interactive:
         for epoch in range(epochs):
             losses = {name: _train(model, data, epoch, []) for name, model in models.items()}
-            if (epoch + 1) % math.ceil(epochs / LINES) == 0 or epoch + 1 == epochs:
+            if line_is_due(epoch + 1, 0, epochs):
                 shown = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
                 console.print(f"epoch {epoch + 1:>{len(str(epochs))}}/{epochs}   loss: {shown}", highlight=False)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None, table_column=Column(ratio=1)),
-        TextColumn(f"epoch {{task.fields[epoch]:>{len(str(epochs))}}}/{epochs}"),
-        TextColumn("{task.fields[loss]}"),
-    )
     steps = math.ceil(data.train_size / batch_size)
-    with Progress(*columns, console=terminal, expand=True) as progress:
+    with Progress(*bar_columns(epochs), console=terminal, expand=True) as progress:
         bars = {
-            name: _Bar(progress, progress.add_task(name, total=epochs * steps, epoch=0, loss="")) for name in models
+            name: Bar(progress, progress.add_task(name, total=epochs * steps, epoch=0, measured="")) for name in models
         }
         for epoch in range(epochs):
             for name, model in models.items():
@@ -60,18 +50,3 @@ def _train(model: keras.Model, data: Dataset, epoch: int, callbacks: list[keras.
         data.train, initial_epoch=epoch, epochs=epoch + 1, shuffle=False, verbose=0, callbacks=callbacks
     )
     return history.history["loss"][-1]
-
-
-class _Bar(keras.callbacks.Callback):
-    """Moves one bar as its model trains."""
-
-    def __init__(self, progress: Progress, task: TaskID):
-        super().__init__()
-        self._progress = progress
-        self._task = task
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self._progress.advance(self._task)
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._progress.update(self._task, epoch=epoch + 1, loss=f"loss {(logs or {})['loss']:.4f}")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tfprune_init.experiments import Results
     from tfprune_init.experiments.compare import compare
     from tfprune_init.export import EdgeReport, export_tflite
+    from tfprune_init.tensorboard import TensorBoardSparsity
 
 __all__ = [
     "Compaction",
@@ -42,6 +43,7 @@ __all__ = [
     "PruningError",
     "PruningReport",
     "Results",
+    "TensorBoardSparsity",
     "__version__",
     "attach",
     "compact",
@@ -69,6 +71,7 @@ _LATER = {
     "Compaction": "compaction",
     "EdgeReport": "export",
     "Results": "experiments",
+    "TensorBoardSparsity": "tensorboard",
     "compact": "compaction",
     "compare": "experiments",
     "datasets": "",

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import math
 import time
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import tensorflow as tf
 
 from tfprune_init.api import prune_at_init
 from tfprune_init.errors import ModelError, NetworkCollapseError, OptionError
@@ -79,7 +84,8 @@ def run(laboratory: Laboratory, setting: Setting) -> Run:
     progress = _Progress()
     accuracy = loss = error = None
     try:
-        accuracy, loss = _trained(laboratory, setting, progress)
+        with _without_old_news():
+            accuracy, loss = _trained(laboratory, setting, progress)
         status = "trained"
     except NetworkCollapseError as reason:
         status, error = "collapsed", str(reason)
@@ -118,6 +124,23 @@ def run(laboratory: Laboratory, setting: Setting) -> Run:
     return row
 
 
+@contextmanager
+def _without_old_news() -> Iterator[None]:
+    """Silence that functions are traced often, as each run trains a new model, and that data of unknown size ends."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return "triggered tf.function retracing" not in record.getMessage()
+
+    logger = tf.get_logger()
+    logger.addFilter(is_news)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Your input ran out of data")
+            yield
+    finally:
+        logger.removeFilter(is_news)
+
+
 @dataclass
 class _Progress:
     """How far a run came."""
@@ -145,15 +168,10 @@ def _trained(laboratory: Laboratory, setting: Setting, progress: _Progress) -> t
         progress.size = sum(target.size for target in find_targets(model).prunable)
     else:
         start = time.perf_counter()
+        options: dict[str, Any] = {**({"seed": setting.seed} if contender.seeded else {}), **contender.options}
         try:
             progress.report = prune_at_init(
-                model,
-                data.train,
-                sparsity=setting.sparsity,
-                method=contender.method,
-                seed=setting.seed,
-                verbose=0,
-                **contender.options,
+                model, data.train, sparsity=setting.sparsity, method=contender.method, verbose=0, **options
             )
         finally:
             progress.prune_seconds = time.perf_counter() - start

@@ -201,7 +201,8 @@ class Results(Sequence[Run]):
         """Print accuracies by method and sparsity; to standard output if no `file` is given."""
         console = Console(file=file)
         rows = {(row.label, row.sparsity): row for row in self.summary()}
-        table = Table(title="test accuracy, mean and standard deviation over seeds", title_justify="left")
+        console.print("test accuracy in %, mean and standard deviation over seeds", style="italic")
+        table = Table()
         table.add_column("method")
         columns = sorted({sparsity for _, sparsity in rows})
         for sparsity in columns:

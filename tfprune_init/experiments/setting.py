@@ -28,11 +28,13 @@ class Contender:
         method: One of `tpi.methods()`, or "dense".
         options: Options of `prune_at_init`.
         label: What tables and plots call it.
+        seeded: Whether the method draws anything itself, so that it takes a seed.
     """
 
     method: str
     options: dict[str, Any] = field(default_factory=dict)
     label: str = ""
+    seeded: bool = False
 
     @classmethod
     def of(cls, given: str | Mapping[str, Any] | Contender, data: Any) -> Contender:
@@ -55,12 +57,14 @@ class Contender:
         if ours:
             raise OptionError(f"The comparison sets {', '.join(ours)} itself. Received: {dict(given)!r}.")
         method = given["method"]
+        seeded = False
         if method != DENSE:
-            recipe_for(method, data, {k: v for k, v in options.items() if k not in ("filters", "prune_bias")})
+            recipe = recipe_for(method, data, {k: v for k, v in options.items() if k not in ("filters", "prune_bias")})
+            seeded = recipe.shuffle or "seed" in recipe.method.options
         elif options:
             raise OptionError(f"The dense baseline takes no options. Received: {options!r}.")
         shown = " ".join([method, *(f"{key}={value}" for key, value in options.items())])
-        return cls(method, options, given.get("label") or shown)
+        return cls(method, options, given.get("label") or shown, seeded)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,32 @@
+"""Figures of pruning at initialization: accuracies, layers, weights, neurons, agreement of methods.
+
+    from tfprune_init import plots
+
+    plots.layer_densities({"snip": snip.masks, "force": force.masks}).savefig("layers.png", dpi=150)
+
+Each function returns a `matplotlib.figure.Figure` that belongs to no global state, 6.5 inches wide, with colours that
+colour-blind readers can tell apart, and markers and lines that a gray print keeps apart. Matplotlib is imported when
+one is asked for.
+"""
+
+from tfprune_init.plots.accuracy import accuracy_curve
+from tfprune_init.plots.agreement import chance_iou, iou, overlap
+from tfprune_init.plots.connections import connections_per_neuron
+from tfprune_init.plots.heat_map import kernel_heat_map
+from tfprune_init.plots.layers import layer_densities
+from tfprune_init.plots.objective import objective_curve
+from tfprune_init.plots.steps import steps_curve
+from tfprune_init.plots.weights import weight_histograms
+
+__all__ = [
+    "accuracy_curve",
+    "chance_iou",
+    "connections_per_neuron",
+    "iou",
+    "kernel_heat_map",
+    "layer_densities",
+    "objective_curve",
+    "overlap",
+    "steps_curve",
+    "weight_histograms",
+]
