@@ -47,11 +47,10 @@ for name in options.models:
     found, lost = {}, []
     for method in options.methods:
         model = getattr(tpi.models, name)(shape, data.classes, seed=0)
+        model.compile(loss=loss)
         settings = {"steps": steps} if method in ("iter_snip", "force") else {}
         try:
-            found[method] = tpi.find_masks(
-                model, batches, sparsity=options.sparsity, method=method, loss=loss, **settings
-            )
+            found[method] = tpi.find_masks(model, batches, sparsity=options.sparsity, method=method, **settings)
         except NetworkCollapseError as error:
             lost.append(method)
             print(f"{name}, {method}: {error}")

@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tfprune_init as tpi
+from tfprune_init.experiments import Run
+
 SNIP_LAYERS = Path(__file__).resolve().parents[1] / "examples" / "snip_layers.py"
 # Percent pruned of kernel and bias together, LeNet-300-100 at 95%, from the ICLR reproducibility report on SNIP.
 REPORT = {"dense1": 96.7, "dense2": 83.2, "head": 43.8}
@@ -93,3 +96,72 @@ def test_snip_layers_on_mnist_agrees_with_the_report(on_mnist):
 def test_snip_layers_on_mnist_shows_a_dash_for_what_the_report_is_not_known_to_say(on_mnist):
     shown = [line.split("│")[-2].strip() for line in rows(on_mnist.out)]
     assert shown == ["-"] * 3 + ["96.7", "83.2", "43.8"] + ["-"] * 8
+
+
+def example(name: str, folder: Path, *arguments: str) -> str:
+    """What an example prints, started in an empty folder."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("TF_") and key != "COLUMNS"}
+    command = (sys.executable, str(SNIP_LAYERS.with_name(f"{name}.py")), *arguments)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    return done.stdout
+
+
+def is_picture(path: Path) -> bool:
+    return path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
+
+
+SHORT = ("--epochs", "1", "--seeds", "1")
+
+
+def test_accuracy_against_sparsity(tmp_path: Path) -> None:
+    asked = ("--methods", "snip", "random", "--sparsities", "0.9", "0.99", "--model", "small_vgg")
+    out = example("accuracy_sparsity", tmp_path, *SHORT, *asked)
+    assert out.startswith("small_vgg on digits: 1,437 training and 360 test images")
+    results = tpi.Results.load(tmp_path / "accuracy_sparsity")
+    assert [(run.label, run.sparsity) for run in results] == [
+        *(("dense", 0.0), ("snip", 0.9), ("snip", 0.99), ("random", 0.9), ("random", 0.99))
+    ]
+    for run in results:
+        assert run.status == "collapsed" or run.kept == (run.size if run.label == "dense" else kept(run))
+        assert run.accuracy is None or f"{100 * run.accuracy:.1f}" in out
+    assert is_picture(tmp_path / "accuracy_sparsity" / "accuracy_sparsity.png")
+
+
+def kept(run: Run) -> int:
+    return int(run.size * (1 - run.sparsity) + 1e-6)
+
+
+def test_steps(tmp_path: Path) -> None:
+    example("steps_figure", tmp_path, *SHORT, "--steps", "1", "4", "--sparsity", "0.9")
+    results = tpi.Results.load(tmp_path / "steps_figure")
+    assert [(run.label, len(run.steps)) for run in results] == [
+        *(("dense", 0), ("exponential, 1 steps", 1), ("exponential, 4 steps", 4)),
+        *(("linear, 1 steps", 1), ("linear, 4 steps", 4)),
+    ]
+    densities = [step["density"] for step in results[-1].steps]
+    assert densities == pytest.approx([0.775, 0.55, 0.325, 0.1])
+    assert is_picture(tmp_path / "steps_figure" / "steps.png")
+
+
+def test_layers(tmp_path: Path) -> None:
+    asked = ("--models", "resnet20", "--methods", "magnitude", "random", "--sparsity", "0.99")
+    out = example("layers_figure", tmp_path, *asked)
+    assert "resnet20, random: 2,708 weights kept, " in out
+    assert "resnet20, magnitude" in out
+    assert is_picture(tmp_path / "layers_figure" / "resnet20.png")
+
+
+def test_destroyed(tmp_path: Path) -> None:
+    asked = ("--sparsities", "0.75", "0.999", "--methods", "magnitude", "random", "--prune-bias")
+    out = example("destroyed", tmp_path, *SHORT, *asked)
+    results = tpi.Results.load(tmp_path / "destroyed")
+    rows = {(row.label, row.sparsity): row for row in results.summary()}
+    for method in ("magnitude", "random"):
+        line = next(line for line in out.splitlines() if line.startswith(f"│ {method}"))
+        cells = [cell.strip() for cell in line.split("│")[2:-1]]
+        assert cells == [f"{rows[method, sparsity].destroyed} of 1" for sparsity in (0.75, 0.999)]
+    assert rows["random", 0.999].destroyed == 1
