@@ -343,7 +343,7 @@ def test_printed(results: Results, capsys: pytest.CaptureFixture) -> None:
     results.print()
     shown = capsys.readouterr().out
     row = next(row for row in results.summary() if (row.label, row.sparsity) == ("snip", 0.8))
-    assert f"{100 * row.mean:.1f} ± {100 * row.std:.1f}" in shown
+    assert f"{100 * row.mean:.1f}±{100 * row.std:.1f}" in shown
     assert "10 runs" in shown
     assert max(map(len, shown.splitlines())) <= 80
 

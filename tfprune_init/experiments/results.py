@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, overload
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -202,8 +203,8 @@ class Results(Sequence[Run]):
         console = Console(file=file)
         rows = {(row.label, row.sparsity): row for row in self.summary()}
         console.print("test accuracy in %, mean and standard deviation over seeds", style="italic")
-        table = Table()
-        table.add_column("method")
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+        table.add_column("method", overflow="fold")
         columns = sorted({sparsity for _, sparsity in rows})
         for sparsity in columns:
             table.add_column("dense" if sparsity == 0 else f"{100 * sparsity:.10g}%", justify="right")
@@ -215,8 +216,8 @@ class Results(Sequence[Run]):
         collapsed = sum(row.collapsed for row in rows.values())
         failed = sum(row.failed for row in rows.values())
         console.print(
-            f"{len(self)} runs; {destroyed} networks destroyed (not clearly better than guessing), {collapsed} of them "
-            f"cut in two by pruning; {failed} failed.",
+            f"{len(self)} runs; {destroyed} networks lost (destroyed: not clearly better than guessing), {collapsed} of "
+            f"them cut in two by pruning; {failed} failed.",
             highlight=False,
         )
         for reason in dict.fromkeys(run.error for run in self if run.status == "failed"):
@@ -246,7 +247,7 @@ def _counted(run: Run) -> float:
 def _cell(row: SummaryRow) -> str:
     if row.mean is None:
         return "failed"
-    spread = "" if row.std is None else f" ± {100 * row.std:.1f}"
-    lost = f"\n{row.destroyed} destroyed" if row.destroyed else ""
+    spread = "" if row.std is None else f"±{100 * row.std:.1f}"
+    lost = f"\n{row.destroyed} lost" if row.destroyed else ""
     failed = f"\n{row.failed} failed" if row.failed else ""
     return f"{100 * row.mean:.1f}{spread}{lost}{failed}"
