@@ -32,18 +32,26 @@ def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert failures == 0
 
 
-def readme_blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
 
 
-def test_readme_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/experiments.md"])
+def test_code_of_pages_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All Python blocks, one after the other, in one namespace."""
     monkeypatch.chdir(tmp_path)
-    blocks = readme_blocks("python")
-    assert blocks
+    code = blocks(page, "python")
+    assert code
     namespace: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), namespace)
+    for block in code:
+        exec(compile(block, page, "exec"), namespace)
+
+
+def test_the_file_of_the_page_asks_for_what_its_code_asks_for() -> None:
+    (file,) = blocks("docs/experiments.md", "toml")
+    (code,) = blocks("docs/experiments.md", "python")
+    for key, value in pytest.importorskip("tomllib").loads(file).items():
+        assert f'"{value}"' in code if isinstance(value, str) else key in code
 
 
 def test_readme_names_every_method() -> None:
@@ -61,6 +69,6 @@ def test_the_page_of_methods_is_what_the_registers_say() -> None:
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
-    commands = [line for block in readme_blocks("sh") for line in block.splitlines() if "pytest" in line]
+    commands = [line for block in blocks("README.md", "sh") for line in block.splitlines() if "pytest" in line]
     assert len(commands) == 1
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
