@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from tfprune_init import models
 from tfprune_init.api import prune_at_init
 from tfprune_init.datasets import Dataset, load
 from tfprune_init.errors import OptionError, PruningError
+from tfprune_init.experiments.chance import clearly_better
 from tfprune_init.export import EdgeReport, export_tflite
 from tfprune_init.layers import strip
 from tfprune_init.methods import method_named
@@ -32,9 +32,6 @@ BATCH_SIZE = 128
 
 LEARNING_RATE = 2e-3
 """Adam's; pruned networks learn slowly at its default of 1e-3."""
-
-STANDARD_ERRORS = 5
-"""By how many an accuracy must exceed guessing: no guess gets there by luck."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,7 @@ def check_learned(accuracy: float, guess: float, data: Dataset) -> None:
     Raises:
         PruningError: If the accuracy is less than 5 standard errors above the guess.
     """
-    needed = guess + STANDARD_ERRORS * math.sqrt(guess * (1 - guess) / data.test_size)
+    needed = clearly_better(guess, data.test_size)
     if accuracy < needed:
         raise PruningError(
             f"The pruned network did not learn: accuracy {accuracy:.1%}, where always guessing the most frequent "
