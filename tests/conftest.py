@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _old_objects_are_not_looked_through() -> Iterator[None]:
+    """What TensorFlow keeps of every trained model stays for good; each collection would visit all of it."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -101,6 +101,7 @@ print(json.dumps({"result": result, "imported": "tfprune_init" in sys.modules}))
 
 
 def attached(build_model: Callable[[], Any], optimizer: Any, sparsity: float = 0.6) -> tuple[Any, tpi.Masks]:
+    keras.utils.set_random_seed(0)
     model = build_model()
     masks = random_masks(model, sparsity)
     model.compile(optimizer, loss(), jit_compile=False)
