@@ -53,7 +53,7 @@ for name in options.models:
             found[method] = tpi.find_masks(model, batches, sparsity=options.sparsity, method=method, **settings)
         except NetworkCollapseError as error:
             lost.append(method)
-            print(f"{name}, {method}: {error}")
+            print(f"{name}, {method}: {str(error).partition('. ')[0]}")
             continue
         empty = [path for path, mask in found[method].items() if not np.any(mask)]
         print(
@@ -61,6 +61,6 @@ for name in options.models:
         )
     figure = tpi.plots.layer_densities(found)
     collapsed = f"; collapsed: {', '.join(lost)}" if lost else ""
-    figure.suptitle(f"{name} at {options.sparsity:.4g}{collapsed}", fontsize=10)
+    figure.suptitle(f"{name} at {100 * options.sparsity:.10g}%{collapsed}", fontsize=10)
     figure.savefig(options.output / f"{name}.png", dpi=150)
     print(f"wrote {options.output / f'{name}.png'}")
