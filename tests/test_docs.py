@@ -10,10 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 import tfprune_init
+from tfprune_init.criteria.registry import CRITERIA
+from tfprune_init.methods.registry import _METHODS
 
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +31,8 @@ MODULES = sorted(
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    failures, _ = doctest.testmod(importlib.import_module(name), optionflags=FLAGS)
+    with patch.dict(_METHODS), patch.dict(CRITERIA):  # what examples register, other tests must not see
+        failures, _ = doctest.testmod(importlib.import_module(name), optionflags=FLAGS)
     assert failures == 0
 
 

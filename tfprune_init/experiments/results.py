@@ -216,8 +216,8 @@ class Results(Sequence[Run]):
         collapsed = sum(row.collapsed for row in rows.values())
         failed = sum(row.failed for row in rows.values())
         console.print(
-            f"{len(self)} runs; {destroyed} networks lost (destroyed: not clearly better than guessing), {collapsed} of "
-            f"them cut in two by pruning; {failed} failed.",
+            f"{len(self)} runs; {destroyed} networks lost (destroyed: not clearly better than guessing), {collapsed} "
+            f"of them cut in two by pruning; {failed} failed.",
             highlight=False,
         )
         for reason in dict.fromkeys(run.error for run in self if run.status == "failed"):

@@ -49,8 +49,8 @@ def _accuracy(results: Results) -> Section:
     columns = [
         Column("method"),
         Column("sparsity", percent, number=True),
-        Column("mean accuracy", accuracy, number=True),
-        Column("± over seeds", accuracy, number=True),
+        Column("accuracy", accuracy, number=True),
+        Column("±", accuracy, number=True),
         Column("runs", count, number=True),
         Column("destroyed", count, number=True),
     ]
@@ -61,7 +61,8 @@ def _accuracy(results: Results) -> Section:
         parts.append(Picture(plots.accuracy_curve(results), caption))
     told = (
         "A network is destroyed if it is not clearly better (by 5 standard errors) than guessing the most frequent "
-        "class, or if pruning cut its outputs off from its inputs. Those count as the guess in the mean."
+        "class, or if pruning cut its outputs off from its inputs. Those count as the guess in the mean. Below: means "
+        "over seeds, and standard deviations (±)."
     )
     return Section("Accuracy", [*parts, told, Table(columns, rows)])
 
