@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import json
-import os
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +13,7 @@ from typing import Any
 import keras
 from rich.console import Console
 
-from tfprune_cli.data import call_function, check_data_options, load_data
+from tfprune_cli.data import call_function, check_data_options, import_module, load_data, names_function
 from tfprune_cli.loss import check_loss_options, loss_named
 from tfprune_init import models
 from tfprune_init.errors import OptionError
@@ -31,8 +28,6 @@ else:
 _REQUIRED = ("model", "data", "methods", "sparsities", "out")
 _PASSED_ON = ("methods", "sparsities", "seeds", "epochs", "out", "dense", "processes")
 _KEYS = (*_PASSED_ON, "model", "data", "data_dir", "optimizer", "loss", "from_logits")
-
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def run(config: str, given: Mapping[str, Any], as_json: bool, console: Console) -> None:
@@ -96,7 +91,7 @@ class _NamedData:
     data_dir: str | None
 
     def __call__(self) -> Any:
-        if _FUNCTION.fullmatch(self.name) and not self.name.startswith("tfds:"):
+        if names_function(self.name):
             return call_function(self.name)
         return load_data(self.name, self.data_dir)
 
@@ -125,12 +120,10 @@ class _NamedOptimizer:
 
 
 def _model_named(name: Any, data: _NamedData) -> Any:
-    if isinstance(name, str) and _FUNCTION.fullmatch(name):
+    if isinstance(name, str) and names_function(name):
         module, function = name.split(":")
-        if os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())
         try:
-            return getattr(importlib.import_module(module), function)
+            return getattr(import_module(module), function)
         except (ImportError, AttributeError) as error:
             raise OptionError(f"model = {name!r} can't be found: {error}.") from error
     if name not in models.__all__:

@@ -59,12 +59,17 @@ def check_data_options(name: str | None, data_dir: str | None) -> None:
     Raises:
         OptionError: If `name` has none of the three forms, or `data_dir` no effect.
     """
-    if name is not None and not (name == "digits" or name.startswith(_TFDS) or _FUNCTION.fullmatch(name)):
+    if name is not None and not (name == "digits" or name.startswith(_TFDS) or names_function(name)):
         raise OptionError(
             f"--data takes digits, tfds:NAME, such as tfds:mnist, or package.module:function. Received: {name!r}"
         )
     if data_dir is not None and not (name or "").startswith(_TFDS):
         raise OptionError("--data-dir is for data sets of TFDS: it needs --data tfds:NAME.")
+
+
+def names_function(name: str) -> bool:
+    """Whether a name is of the form "package.module:function"; "tfds:NAME" is not."""
+    return not name.startswith(_TFDS) and _FUNCTION.fullmatch(name) is not None
 
 
 def load_data(name: str, data_dir: str | None = None, *, batch_size: int | None = None, seed: int = 0) -> Data:
@@ -84,7 +89,7 @@ def load_data(name: str, data_dir: str | None = None, *, batch_size: int | None 
         DatasetUnavailableError: If a data set of TFDS isn't prepared and can't be downloaded.
     """
     check_data_options(name, data_dir)
-    if ":" in name and not name.startswith(_TFDS):
+    if names_function(name):
         return _from_function(name, batch_size)
     size = batch_size or BATCH_SIZE
     dataset = load(name.removeprefix(_TFDS), data_dir, batch_size=size, seed=seed)
@@ -155,6 +160,17 @@ def _refuse_batch_size(name: str, batch_size: int | None) -> None:
         )
 
 
+def import_module(name: str) -> Any:
+    """A module that is installed, or in the current folder, which stays on the path, as with `python -m`.
+
+    Functions of a tf.data pipeline may import when they run.
+    """
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    return importlib.import_module(name)
+
+
 def call_function(name: str) -> Any:
     """What the function "package.module:function" returns; modules are also looked for in the current folder.
 
@@ -163,16 +179,12 @@ def call_function(name: str) -> Any:
         DataError: If it fails.
     """
     module_name, function_name = name.split(":")
-    here = os.getcwd()
-    # As `python -m` does; it stays, because functions of a tf.data pipeline may import when they run.
-    if here not in sys.path:
-        sys.path.insert(0, here)
     try:
-        module = importlib.import_module(module_name)
+        module = import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise OptionError(
-                f"--data {name}: there is no module {error.name!r}, neither in {here} nor installed."
+                f"--data {name}: there is no module {error.name!r}, neither in {os.getcwd()} nor installed."
             ) from error
         raise _failure(name, error) from error
     except Exception as error:

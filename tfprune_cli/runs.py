@@ -16,6 +16,7 @@ import numpy as np
 
 from tfprune_cli.saved import MODEL_FILE
 from tfprune_init.errors import OptionError
+from tfprune_init.experiments.store import whole
 from tfprune_init.masks import Masks
 
 UNTRAINED_FILE = "untrained.keras"
@@ -61,9 +62,9 @@ class Run:
         """Put a trained model in place of the one that is there; the untrained one is kept beside it."""
         untrained = self.folder / UNTRAINED_FILE
         if not untrained.exists():
-            with _whole(untrained) as part:
+            with whole(untrained) as part:
                 shutil.copyfile(self.folder / MODEL_FILE, part)
-        with _whole(self.folder / MODEL_FILE) as part:
+        with whole(self.folder / MODEL_FILE) as part:
             model.save(part)
         write_json(self.folder / HISTORY_FILE, history)
 
@@ -129,19 +130,8 @@ def write_initial(folder: Path, weights: Mapping[str, np.ndarray]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a file of JSON, complete or not at all."""
-    with _whole(path) as part:
+    with whole(path) as part:
         part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Where to write what takes the place of a file when it is complete."""
-    part = path.with_name(f".{uuid.uuid4().hex[:8]}{path.suffix}")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def compare(
         if values is not None and values["status"] != "failed":
             rows[setting.id] = replace(Run.from_dict(values), label=setting.contender.label)
     waiting = [setting for setting in settings if setting.id not in rows]
-    with Progress(len(settings), len(rows), processes, visible) as progress:
+    with Progress(len(settings), len(rows), visible) as progress:
         for row in _runs(laboratory, waiting, data, processes, progress):
             rows[row.id] = row
             progress.finished(row)

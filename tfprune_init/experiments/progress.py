@@ -19,14 +19,12 @@ class Progress:
     Args:
         total: Number of runs.
         done: How many of them were there before.
-        processes: How many go on at a time.
         visible: Whether to show anything.
     """
 
-    def __init__(self, total: int, done: int, processes: int, visible: bool):
+    def __init__(self, total: int, done: int, visible: bool):
         self._total = total
         self._done = self._before = done
-        self._processes = processes
         self._console = Console(stderr=True)
         self._visible = visible
         self._bar: Bar | None = None

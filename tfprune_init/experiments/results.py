@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tfprune_init.errors import OptionError
-from tfprune_init.experiments.store import RESULTS, RUNS, write_whole
+from tfprune_init.experiments.store import RESULTS, RUNS, whole
 from tfprune_init.masks import Masks
 
 _COLUMNS = (
@@ -195,8 +195,10 @@ class Results(Sequence[Run]):
 
     def save(self) -> None:
         """Write `results.jsonl` and `results.csv` into the folder, each in one move."""
-        write_whole(self.out / RESULTS, "".join(json.dumps(asdict(run)) + "\n" for run in self))
-        write_whole(self.out / "results.csv", self.to_csv())
+        lines = "".join(json.dumps(asdict(run)) + "\n" for run in self)
+        for name, text in ((RESULTS, lines), ("results.csv", self.to_csv())):
+            with whole(self.out / name) as part:
+                part.write_text(text, encoding="utf-8")
 
     def print(self, file: IO[str] | None = None) -> None:
         """Print accuracies by method and sparsity; to standard output if no `file` is given."""

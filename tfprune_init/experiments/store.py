@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,11 +46,15 @@ def stored(out: Path, name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file in one move, so that no reader and no crash sees half of it."""
-    unfinished = path.with_name(f"{path.name}{_UNFINISHED}{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write what takes the place of a file in one move, so that no reader and no crash sees half of it."""
+    part = path.with_name(f".{uuid.uuid4().hex[:8]}{path.suffix}")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _alive(process: int) -> bool:
