@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import signal
 import statistics
@@ -346,6 +347,16 @@ def test_printed(results: Results, capsys: pytest.CaptureFixture) -> None:
     assert f"{100 * row.mean:.1f}±{100 * row.std:.1f}" in shown
     assert "10 runs" in shown
     assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_the_table_of_the_field_fits_eighty_columns(tmp_path: Path) -> None:
+    """Five sparsities and the baseline, all spreads of two digits."""
+    sparsities = (0.0, 0.9, 0.95, 0.98, 0.99, 0.995)
+    rows = [made("magnitude", sparsity, seed, 0.3 + seed / 2) for sparsity in sparsities for seed in (0, 1)]
+    shown = io.StringIO()
+    Results(rows, tmp_path).print(shown)
+    (line,) = [line for line in shown.getvalue().splitlines() if "magnitude" in line]
+    assert line.split() == ["magnitude", *["55.0±35.4"] * 6]
 
 
 def test_progress_without_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

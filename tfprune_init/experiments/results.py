@@ -205,11 +205,12 @@ class Results(Sequence[Run]):
         console = Console(file=file)
         rows = {(row.label, row.sparsity): row for row in self.summary()}
         console.print("test accuracy in %, mean and standard deviation over seeds", style="italic")
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+        table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
         table.add_column("method", overflow="fold")
         columns = sorted({sparsity for _, sparsity in rows})
         for sparsity in columns:
-            table.add_column("dense" if sparsity == 0 else f"{100 * sparsity:.10g}%", justify="right")
+            name = "dense" if sparsity == 0 else f"{100 * sparsity:.10g}%"
+            table.add_column(name, justify="right", overflow="fold")
         for label in self.labels:
             cells = [rows.get((label, sparsity)) for sparsity in columns]
             table.add_row(label, *["" if row is None else _cell(row) for row in cells])
