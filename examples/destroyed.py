@@ -65,4 +65,4 @@ for method in options.methods:
     cells = [rows[method, sparsity] for sparsity in results.sparsities]
     table.add_row(method, *[f"{row.destroyed} of {row.runs}\n{100 * (row.mean or 0):.1f}%" for row in cells])
 Console().print(table)
-print(f"Below the counts the mean accuracy of all {seeds} networks after {epochs} epochs.")
+print(f"Below the counts: mean accuracy of all {seeds} networks after {epochs} epoch{'s' * (epochs > 1)}.")

@@ -29,11 +29,13 @@ parser.add_argument("--data-dir", help="folder of prepared TFDS data")
 parser.add_argument("--models", nargs="+", default=["vgg19", "resnet50"], help="some of tpi.models")
 parser.add_argument("--methods", nargs="+", default=["snip", "iter_snip", "force", "synflow", "random"])
 parser.add_argument("--sparsity", type=float, default=0.999)
+parser.add_argument("--steps", type=int, help="of FORCE and Iter-SNIP (default: 20, with --full 300)")
 parser.add_argument("--full", action="store_true", help="300 steps, batches of 128")
 parser.add_argument("--output", type=Path, default=Path("layers_figure"), help="folder of the figures")
 options = parser.parse_args()
 
-batch_size, steps = (128, 300) if options.full else (32, 20)
+batch_size = 128 if options.full else 32
+steps = options.steps or (300 if options.full else 20)
 data = tpi.datasets.load(options.dataset, options.data_dir, batch_size=batch_size)
 batches = data.train
 if data.input_shape[-1] == 1:

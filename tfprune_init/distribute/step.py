@@ -15,6 +15,7 @@ from tfprune_init.distribute.loss import SharedLoss
 from tfprune_init.distribute.optimizer import on_each_copy, undistributed
 from tfprune_init.distribute.shares import Share
 from tfprune_init.errors import ModelError
+from tfprune_init.summation import in_order
 
 
 class Steps:
@@ -72,7 +73,7 @@ class Steps:
             with undistributed():
                 return tf.while_loop(lambda done, mark, more: more & (done < limit), step, start)[:2]
 
-        return tf.function(run, reduce_retracing=True, autograph=False)
+        return in_order()(tf.function(run, reduce_retracing=True, autograph=False))
 
     def _train_on(self, element: Any) -> tf.Tensor:
         """One step, as one replica takes it."""

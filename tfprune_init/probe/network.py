@@ -16,6 +16,7 @@ from tfprune_init.batches import Batch, Batches
 from tfprune_init.errors import DataError, ModelError, OptionError, PruningError
 from tfprune_init.losses import DataLoss
 from tfprune_init.strategies import replicas_of
+from tfprune_init.summation import in_order
 from tfprune_init.surgery import unmoved
 from tfprune_init.targets import Target, all_variables
 
@@ -190,7 +191,8 @@ class Network:
 
             # TensorFlow counts traces by code object and warns when many networks trace the same one, each once;
             # a partial has no code object.
-            self._compiled[key] = tf.function(partial(traced), jit_compile=self._jit_compile or None)
+            function = tf.function(partial(traced), jit_compile=self._jit_compile or None)
+            self._compiled[key] = in_order()(function)
         return self._compiled[key]
 
     def _check_weights(self) -> None:
