@@ -10,13 +10,6 @@ from pathlib import Path
 import pytest
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of a file run in one process, which makes its fixtures once; unless the file has groups of its own."""
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _old_objects_are_not_looked_through() -> Iterator[None]:
     """What TensorFlow keeps of every trained model stays for good; each collection would visit all of it."""

@@ -25,12 +25,9 @@ from tfprune_init.targets import all_variables, find_targets
 from tfprune_init.wiring import find_wiring
 
 METHODS = tpi.methods()
-# One process for all laws of a case, so that they can share what is costly.
-CASES = [
-    pytest.param(*one, id="-".join(one), marks=pytest.mark.xdist_group("-".join(one)))
-    for one in itertools.product(METHODS, KINDS, KERASES)
-]
-case = pytest.mark.parametrize(("method", "kind", "package"), CASES)
+CASES = [pytest.param(*one, id="-".join(one)) for one in itertools.product(METHODS, KINDS, KERASES)]
+# The scope makes pytest run all laws of a case before the next case, so that they can share what is costly.
+case = pytest.mark.parametrize(("method", "kind", "package"), CASES, scope="module")
 
 
 def options(method: str) -> dict[str, Any]:
