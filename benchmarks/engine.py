@@ -1,7 +1,7 @@
 """Speed and memory of the engine, in ratios measured within one process, interleaved, as medians.
 
     python benchmarks/engine.py                     # everything; about ten minutes on 2 cores
-    python benchmarks/engine.py score select        # some of it: score, select, memory, fit
+    python benchmarks/engine.py score select        # some of it: score, order, select, memory, fit
 
 Prints one JSON object. The unit of scoring is one "gradient step": forward and backward pass of the same
 model, batch and loss in a bare tf.function. Absolute seconds are of the machine it ran on.
@@ -33,6 +33,7 @@ from tfprune_init.batches import untuned
 from tfprune_init.methods import method_named
 from tfprune_init.probe import Probe
 from tfprune_init.scopes import everywhere, keep_top
+from tfprune_init.summation import in_order
 from tfprune_init.targets import find_targets
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -111,6 +112,19 @@ def score() -> dict[str, Any]:
         "traces_of_60_steps": traces,
         "resnet20_gradients_seconds": xla,
     }
+
+
+def order() -> dict[str, Any]:
+    """What it costs that sums have a fixed order: the same gradient step with and without."""
+    seconds = {}
+    rng = np.random.default_rng(0)
+    for name, shape, examples in (("resnet20", (32, 32, 3), 128), ("lenet_300_100", (28, 28, 1), 128)):
+        model = getattr(tpi.models, name)(shape, 10, seed=0)
+        batch = rng.normal(size=(examples, *shape)).astype("float32"), rng.integers(0, 10, examples)
+        runs = {"free": bare_gradient_step(model, batch), "ordered": in_order()(bare_gradient_step(model, batch))}
+        seconds[name] = interleaved(runs, 31)
+    ratios = {name: medians["ordered"] / medians["free"] for name, medians in seconds.items()}
+    return {"batch": 128, "seconds": seconds, "ratios": ratios}
 
 
 def select() -> dict[str, Any]:
@@ -222,7 +236,7 @@ def tfmot_runs(data: Any) -> dict[str, Callable[[], Any]]:
     }
 
 
-BENCHMARKS = {"score": score, "select": select, "memory": memory, "fit": fit}
+BENCHMARKS = {"score": score, "order": order, "select": select, "memory": memory, "fit": fit}
 CHILDREN = {"memory-gradient": memory_gradient, "memory-force": memory_force}
 
 
