@@ -55,8 +55,13 @@ def vgg19_batch() -> tuple[Any, tuple[np.ndarray, np.ndarray]]:
     """VGG19 with 128 random images and labels."""
     model = tpi.models.vgg19(seed=0)
     model.compile("sgd", loss=LOSS)
+    return model, random_batch((32, 32, 3))
+
+
+def random_batch(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """128 random images and labels."""
     rng = np.random.default_rng(0)
-    return model, (rng.normal(size=(128, 32, 32, 3)).astype("float32"), rng.integers(0, 10, 128))
+    return rng.normal(size=(128, *shape)).astype("float32"), rng.integers(0, 10, 128)
 
 
 def bare_gradient_step(model: Any, batch: tuple[np.ndarray, np.ndarray]) -> Callable[[], Any]:
@@ -117,10 +122,8 @@ def score() -> dict[str, Any]:
 def order() -> dict[str, Any]:
     """What it costs that sums have a fixed order: the same gradient step with and without."""
     seconds = {}
-    rng = np.random.default_rng(0)
-    for name, shape, examples in (("resnet20", (32, 32, 3), 128), ("lenet_300_100", (28, 28, 1), 128)):
-        model = getattr(tpi.models, name)(shape, 10, seed=0)
-        batch = rng.normal(size=(examples, *shape)).astype("float32"), rng.integers(0, 10, examples)
+    for name, shape in (("resnet20", (32, 32, 3)), ("lenet_300_100", (28, 28, 1))):
+        model, batch = getattr(tpi.models, name)(shape, 10, seed=0), random_batch(shape)
         runs = {"free": bare_gradient_step(model, batch), "ordered": in_order()(bare_gradient_step(model, batch))}
         seconds[name] = interleaved(runs, 31)
     ratios = {name: medians["ordered"] / medians["free"] for name, medians in seconds.items()}

@@ -15,9 +15,9 @@ PACKAGE = Path(tfprune_init.__file__).parent
 
 # Ground floor first. A room may import rooms before it, never one after.
 ROOMS = [
-    "version", "errors", "kerases", "units", "targets", "masks", "schedules", "keras_fit", "strategies", "summation",
-    "surgery", "wiring", "scopes", "losses", "batches", "probe", "criteria", "methods", "selector", "steps",
-    "connectivity", "search", "constraint", "optimizers", "enforce", "layers", "report", "api", "callbacks",
+    "version", "errors", "files", "kerases", "units", "targets", "masks", "schedules", "keras_fit", "strategies",
+    "summation", "surgery", "wiring", "scopes", "losses", "batches", "probe", "criteria", "methods", "selector",
+    "steps", "connectivity", "search", "constraint", "optimizers", "enforce", "layers", "report", "api", "callbacks",
     "tensorboard", "reinitialize", "tfmot", "export", "compaction", "distribute", "datasets", "models", "experiments",
     "plots", "pages",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ import numpy as np
 
 from tfprune_cli.saved import MODEL_FILE
 from tfprune_init.errors import OptionError
-from tfprune_init.experiments.store import whole
+from tfprune_init.files import whole
 from tfprune_init.masks import Masks
 
 UNTRAINED_FILE = "untrained.keras"

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfprune_init.errors import MaskFileError, MaskMismatchError
+from tfprune_init.files import whole
 from tfprune_init.targets import Target, all_variables, find_targets
 
 _FORMAT = "tfprune_init masks"
@@ -216,17 +216,10 @@ class Masks(Mapping[str, np.ndarray]):
             "masks": [{"path": name, "shape": list(mask.shape)} for name, mask in self.items()],
         }
         arrays: dict[str, Any] = {f"bits_{i}": np.packbits(mask) for i, mask in enumerate(self.values())}
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~_umask())
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with whole(path) as part, part.open("wb") as file:
+            np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Masks:
@@ -286,9 +279,3 @@ def _has_bias(model: Any) -> bool:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -73,6 +73,7 @@ class Steps:
             with undistributed():
                 return tf.while_loop(lambda done, mark, more: more & (done < limit), step, start)[:2]
 
+        # What goes on after an interruption ends with the same bits.
         return in_order()(tf.function(run, reduce_retracing=True, autograph=False))
 
     def _train_on(self, element: Any) -> tf.Tensor:

@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tfprune_init.errors import OptionError
-from tfprune_init.experiments.store import RESULTS, RUNS, whole
+from tfprune_init.experiments.store import RESULTS, RUNS
+from tfprune_init.files import whole
 from tfprune_init.masks import Masks
 
 _COLUMNS = (

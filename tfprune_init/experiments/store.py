@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,17 +43,6 @@ def stored(out: Path, name: str) -> dict[str, Any] | None:
     """The row of a finished run, or None."""
     path = out / RUNS / name / "run.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Where to write what takes the place of a file in one move, so that no reader and no crash sees half of it."""
-    part = path.with_name(f".{uuid.uuid4().hex[:8]}{path.suffix}")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _alive(process: int) -> bool:

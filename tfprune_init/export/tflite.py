@@ -19,6 +19,7 @@ from tfprune_init.export.forward import Forward
 from tfprune_init.export.inputs import collect, signature_of, stack
 from tfprune_init.export.latency import interleaved_times
 from tfprune_init.export.verify import verify as verify_file
+from tfprune_init.files import whole
 
 VERIFY_EXAMPLES = 64
 """Examples the file is compared on: enough for every unit to speak, few enough for seconds."""
@@ -124,7 +125,8 @@ def export_tflite(
         check=lambda file: verify_file(file, inputs, reference, quantize),
         time=partial(interleaved_times, inputs=inputs) if measure else None,
     )
-    _write(destination, chosen.file)
+    with whole(destination) as part:
+        part.write_bytes(chosen.file)
     report = account(
         destination,
         chosen,
@@ -189,13 +191,3 @@ def _check_unwrapped(model: Any) -> None:
                 f"Model {model.name!r} is in the wrappers of TF-MOT: export tfprune_init.tfmot.strip(model). "
                 f"Received: layer {layer.name!r}, a {type(layer).__name__}."
             )
-
-
-def _write(target: Path, file: bytes) -> None:
-    """All or nothing: readers of `target` see the old file or the whole new one."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(file)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
