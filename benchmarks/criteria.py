@@ -21,10 +21,10 @@ import tensorflow as tf
 from engine import LOSS, bare_gradient_step, choose, interleaved, machine
 
 import tfprune_init as tpi
-from tfprune_init.criteria import CRITERIA
-from tfprune_init.probe import Probe
-from tfprune_init.surgery import in_float64, substituted
-from tfprune_init.targets import all_variables, find_targets
+from tfprune_init.backend.overrides import compute_in_float64, override_variables
+from tfprune_init.graph.variables import find_prunable_variables, list_variables
+from tfprune_init.scoring import ScoringEngine
+from tfprune_init.scoring.criteria import CRITERIA
 
 DATA_DRIVEN = ("sensitivity", "gradient_norm", "gradient_power", "gradient_flow", "curvature", "second_order")
 UNITS = ("unit_sensitivity",)
@@ -38,12 +38,12 @@ def costs(name: str, rounds: int) -> dict[str, Any]:
     model.compile("sgd", loss=LOSS)
     rng = np.random.default_rng(0)
     batch = rng.normal(size=(128, 32, 32, 3)).astype("float32"), rng.integers(0, 10, 128)
-    targets = find_targets(model).prunable
-    with Probe(model, targets, data=batch) as probe:
+    targets = find_prunable_variables(model).prunable
+    with ScoringEngine(model, targets, data=batch) as engine:
 
         def run(criterion: str) -> Any:
             settings = SETTINGS.get(criterion, {})
-            return lambda: choose(CRITERIA[criterion].score(probe, **settings), 0.1)
+            return lambda: choose(CRITERIA[criterion].score(engine, **settings), 0.1)
 
         runs = {"gradient": bare_gradient_step(model, batch), **{c: run(c) for c in (*DATA_DRIVEN, *UNITS)}}
         seconds = interleaved(runs, rounds)
@@ -59,18 +59,18 @@ def costs(name: str, rounds: int) -> dict[str, Any]:
 def synaptic_flow(model: Any, targets: Any, rounds: int) -> dict[str, Any]:
     """A step of SynFlow beside the gradient step of one image, in the model's float32 and in SynFlow's float64."""
     one = tf.ones((1, 32, 32, 3)), tf.zeros(1, tf.int32)
-    with Probe(model, targets) as probe:
-        scores = CRITERIA["synaptic_flow"].score(probe)
+    with ScoringEngine(model, targets) as engine:
+        scores = CRITERIA["synaptic_flow"].score(engine)
         masks = choose(scores, 0.9)
 
         def step() -> Any:
-            probe.mask(masks)
-            return choose(CRITERIA["synaptic_flow"].score(probe), 0.8)
+            engine.mask(masks)
+            return choose(CRITERIA["synaptic_flow"].score(engine), 0.8)
 
         runs = {
             "gradient_float32": bare_gradient_step(model, one),
             "gradient_float64": gradient_step_in_float64(model, one),
-            "score": probe.flow,
+            "score": engine.flow,
             "choose": lambda: choose(scores, 0.8),
             "step": step,
         }
@@ -86,16 +86,16 @@ def synaptic_flow(model: Any, targets: Any, rounds: int) -> dict[str, Any]:
 
 def gradient_step_in_float64(model: Any, batch: Any) -> Any:
     """Forward and backward pass of the same network in the precision that SynFlow computes in."""
-    floats = [target for target in all_variables(model) if target.tensor.dtype.is_floating]
+    floats = [target for target in list_variables(model) if target.tensor.dtype.is_floating]
     values = {target.path: tf.constant(target.tensor.numpy().astype("float64")) for target in floats}
-    kernels = [target.path for target in find_targets(model).prunable]
+    kernels = [target.path for target in find_prunable_variables(model).prunable]
     x, y = tf.cast(batch[0], tf.float64), batch[1]
 
     @tf.function
     def step(values: dict[str, tf.Tensor]) -> Any:
         with tf.GradientTape() as tape:
             tape.watch([values[path] for path in kernels])
-            with in_float64(model), substituted(model, values):
+            with compute_in_float64(model), override_variables(model, values):
                 logits = model(x, training=False)
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits))
         return loss, tape.gradient(loss, [values[path] for path in kernels])

@@ -25,8 +25,8 @@ import tensorflow as tf
 from engine import bare_gradient_step, interleaved, machine
 
 import tfprune_init as tpi
-from tfprune_init.probe import Probe
-from tfprune_init.targets import find_targets
+from tfprune_init.graph.variables import find_prunable_variables
+from tfprune_init.scoring import ScoringEngine
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -44,12 +44,12 @@ def time() -> dict[str, Any]:
         alone = build(shape, seed=0)
         with strategy.scope():
             spread = build(shape, seed=0)
-        probes = {
-            key: Probe(model, find_targets(model).prunable, data=batch, loss=LOSS)
+        engines = {
+            key: ScoringEngine(model, find_prunable_variables(model).prunable, data=batch, loss=LOSS)
             for key, model in {"one": alone, "two": spread}.items()
         }
-        with probes["one"], probes["two"]:
-            seconds = interleaved({key: probe.gradients for key, probe in probes.items()}, 15)
+        with engines["one"], engines["two"]:
+            seconds = interleaved({key: engine.gradients for key, engine in engines.items()}, 15)
         result[name] = {"seconds": seconds, "two_to_one": seconds["two"] / seconds["one"]}
     return result
 
@@ -69,7 +69,7 @@ def memory() -> dict[str, Any]:
     for name in CHILDREN:
         done = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True, check=True)
         peaks[name] = json.loads(done.stdout)["peak_bytes"]
-    weights = 4 * find_targets(large()[0]).size
+    weights = 4 * find_prunable_variables(large()[0]).size
     above = {name: (peaks[name] - peaks["gradient"]) / weights for name in peaks if name != "gradient"}
     return {"weights": weights // 4, "peak_bytes": peaks, "copies_above_gradient_step": above}
 

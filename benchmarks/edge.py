@@ -1,7 +1,7 @@
 """TFLite files of pruned models: how fast, how small, and which of them are verified, in the tables of docs/edge.md.
 
     python benchmarks/edge.py                                  # everything, as JSON; about half an hour on 2 cores
-    python benchmarks/edge.py speed sizes                      # some of it: speed, sizes, matrix
+    python benchmarks/edge.py speed sizes                      # some of it: speed, sizes, matrix, exports
     python benchmarks/edge.py matrix --models LeNet-5          # the matrix of some models
     python benchmarks/edge.py --page docs/edge.md              # and write the tables into the page
     python benchmarks/edge.py --from-json a.json b.json --page docs/edge.md    # the numbers of earlier runs
@@ -35,14 +35,14 @@ import tf_keras
 
 import tfprune_init as tpi
 from tfprune_init.errors import ExportError, NetworkCollapseError
-from tfprune_init.export.choose import Chosen, choose
-from tfprune_init.export.convert import QUANTIZE, convert
-from tfprune_init.export.flatbuffer import densified
-from tfprune_init.export.forward import Forward
-from tfprune_init.export.inputs import signature_of
-from tfprune_init.export.latency import this_cpu
-from tfprune_init.export.verify import verify
-from tfprune_init.targets import find_targets
+from tfprune_init.export.conversion import QUANTIZE, convert
+from tfprune_init.export.encoding_choice import SelectedFile, select_file
+from tfprune_init.export.flatbuffer import densify
+from tfprune_init.export.inference import InferenceFunction
+from tfprune_init.export.inputs import find_signature
+from tfprune_init.export.latency import describe_cpu
+from tfprune_init.export.verification import verify
+from tfprune_init.graph.variables import find_prunable_variables
 
 WAYS: tuple[str | None, ...] = (None, *QUANTIZE)
 EMPTYING_BYTES = 64 << 20
@@ -77,7 +77,7 @@ def pruned(model: Any, sparsity: float, **options: Any) -> Any:
 
 def speed() -> dict[str, Any]:
     """Runs of Dense layers pruned in blocks and one by one, beside their dense files, with warm and empty caches."""
-    blocks = {"scope": "block", "block_size": (4, 1)}
+    blocks = {"granularity": "block", "block_size": (4, 1)}
     result = {}
     for kind, options in (("blocks of 1x4", blocks), ("single weights", {})):
         for sparsity in (0.8, 0.9, 0.95, 0.99):
@@ -103,9 +103,9 @@ def speed() -> dict[str, Any]:
 
 def dense_files(model: Any) -> dict[str, bytes]:
     """The dense files in float32 and int8."""
-    signature = signature_of(model)
-    files = convert(Forward(model, signature), [None, "int8"], signature.synthetic(64)).files
-    return {"dense float32": densified(files[None]), "dense int8": densified(files["int8"])}
+    signature = find_signature(model)
+    files = convert(InferenceFunction(model, signature), [None, "int8"], signature.synthetic(64)).files
+    return {"dense float32": densify(files[None]), "dense int8": densify(files["int8"])}
 
 
 def in_turns(files: dict[str, bytes], rounds: int = 51) -> dict[str, float]:
@@ -164,7 +164,7 @@ def bound(model: Any) -> tuple[int, int, int, int]:
     row takes two.
     """
     values = columns = rows = dense = 0
-    for target in find_targets(model).prunable:
+    for target in find_prunable_variables(model).prunable:
         weights = target.tensor.numpy()
         depthwise = "Depthwise" in type(target.layer).__name__
         row = weights.shape[-2] * weights.shape[-1] if depthwise else weights.shape[-2]
@@ -225,9 +225,9 @@ def matrix(names: Iterable[str] = tuple(MODELS)) -> dict[str, Any]:
     for name, sparsity in itertools.product(names, (0.5, 0.9, 0.95, 0.99)):
         keras.utils.set_random_seed(0)
         model = pruned(MODELS[name](), sparsity, method="erk")
-        signature = signature_of(model)
+        signature = find_signature(model)
         examples = signature.synthetic(16)
-        forward = Forward(model, signature)
+        forward = InferenceFunction(model, signature)
         reference = forward.reference(examples)
         inputs = dict(zip((spec.name for spec in signature.inputs), examples, strict=True))
         cells = result[f"{name}, {sparsity:.0%}"] = {}
@@ -238,7 +238,7 @@ def matrix(names: Iterable[str] = tuple(MODELS)) -> dict[str, Any]:
             try:
                 if way not in converted.files:
                     raise ExportError(f"The TFLite converter can't do it. {converted.extra_error}")
-                cell = outcome(choose(converted.files[way], way, sparse, functools.partial(check, quantize=way)))
+                cell = outcome(select_file(converted.files[way], way, sparse, functools.partial(check, quantize=way)))
             except ExportError as error:
                 cell = {"is": "refused", "reason": str(error)}
             cells[f"{way or 'float32'} {sparse}"] = cell
@@ -246,7 +246,7 @@ def matrix(names: Iterable[str] = tuple(MODELS)) -> dict[str, Any]:
     return result
 
 
-def outcome(chosen: Chosen) -> dict[str, Any]:
+def outcome(chosen: SelectedFile) -> dict[str, Any]:
     """What became of a cell whose file was verified."""
     stored = "zeros left out" if chosen.sparse else "zeros stored"
     return {
@@ -257,6 +257,30 @@ def outcome(chosen: Chosen) -> dict[str, Any]:
         "interpreters": chosen.agreement.interpreters,
         "reason": chosen.fallback,
     }
+
+
+def exports(rounds: int = 10) -> dict[str, Any]:
+    """Exports of LeNet-5 by `export_tflite` and by an exporter, in turns; the exporter's first one counts apart."""
+    model = pruned(tpi.models.lenet_5(seed=0), 0.95, method="erk")
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.tflite"
+        before = time.perf_counter()
+        with tpi.exporter() as export:
+            export(model, path, measure=False)
+            result["first_seconds"] = time.perf_counter() - before
+            for measure in (True, False):
+                seconds: dict[str, list[float]] = collections.defaultdict(list)
+                for _ in range(rounds):
+                    for name, function in (("export_tflite", tpi.export_tflite), ("exporter", export)):
+                        seconds[name].append(function(model, path, measure=measure).seconds)
+                medians = {name: float(np.median(values)) for name, values in seconds.items()}
+                result[f"measure={measure}"] = {
+                    "median_seconds": medians,
+                    "times_faster": medians["export_tflite"] / medians["exporter"],
+                    "seconds": seconds,
+                }
+    return result
 
 
 def speed_table(result: dict[str, Any]) -> str:
@@ -309,7 +333,7 @@ def matrix_table(result: dict[str, Any]) -> str:
     return "\n".join([f"{total} cells: {summary}; {unverified} files unverified.", "", *rows, "", *notes])
 
 
-BENCHMARKS = {"speed": speed, "sizes": sizes, "matrix": matrix}
+BENCHMARKS = {"speed": speed, "sizes": sizes, "matrix": matrix, "exports": exports}
 TABLES = {"speed": speed_table, "sizes": sizes_table, "matrix": matrix_table}
 
 
@@ -348,7 +372,7 @@ def main() -> None:
         runs = {**BENCHMARKS, "matrix": functools.partial(matrix, options.models)}
         result = {name: runs[name]() for name in options.names or runs}
         versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
-        result["machine"] = {"cpu": this_cpu(), "python": platform.python_version(), **versions}
+        result["machine"] = {"cpu": describe_cpu(), "python": platform.python_version(), **versions}
     if options.page:
         write_page(options.page, result)
     print(json.dumps(result, indent=2))

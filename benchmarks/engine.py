@@ -1,7 +1,7 @@
 """Speed and memory of the engine, in ratios measured within one process, interleaved, as medians.
 
     python benchmarks/engine.py                     # everything; about ten minutes on 2 cores
-    python benchmarks/engine.py score select        # some of it: score, order, select, memory, fit
+    python benchmarks/engine.py score select        # some of it: score, again, order, select, memory, fit
 
 Prints one JSON object. The unit of scoring is one "gradient step": forward and backward pass of the same
 model, batch and loss in a bare tf.function. Absolute seconds are of the machine it ran on.
@@ -29,12 +29,12 @@ import numpy as np
 import tensorflow as tf
 
 import tfprune_init as tpi
-from tfprune_init.batches import untuned
-from tfprune_init.methods import method_named
-from tfprune_init.probe import Probe
-from tfprune_init.scopes import everywhere, keep_top
-from tfprune_init.summation import in_order
-from tfprune_init.targets import find_targets
+from tfprune_init.backend.batches import disable_autotuning
+from tfprune_init.backend.determinism import deterministic_reductions
+from tfprune_init.graph.variables import find_prunable_variables
+from tfprune_init.methods import find_method
+from tfprune_init.scoring import ScoringEngine
+from tfprune_init.selection import count_kept, keep_top
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -80,34 +80,34 @@ def bare_gradient_step(model: Any, batch: tuple[np.ndarray, np.ndarray]) -> Call
 
 def choose(scores: dict[str, np.ndarray], density: float) -> dict[str, np.ndarray]:
     """Masks that keep a share of all scores together."""
-    return everywhere(scores, density, None, {})
+    return keep_top(scores, count_kept(sum(score.size for score in scores.values()), density))
 
 
 def score() -> dict[str, Any]:
     """One whole step of FORCE (mask, gradient, scores, choice) and of SNIP in gradient steps; traces of a run."""
     model, batch = vgg19_batch()
-    targets = find_targets(model).prunable
-    force = method_named("force").scorer
-    with Probe(model, targets, data=batch) as probe:
+    targets = find_prunable_variables(model).prunable
+    force = find_method("force").scorer
+    with ScoringEngine(model, targets, data=batch) as engine:
         masks = {t.path: np.ones(t.shape, bool) for t in targets}
 
         def force_step() -> None:
-            probe.mask(masks)
-            masks.update(choose(force.score(probe), 0.1))
+            engine.mask(masks)
+            masks.update(choose(force.score(engine), 0.1))
 
         def snip_step() -> None:
-            choose(force.score(probe), 0.1)
+            choose(force.score(engine), 0.1)
 
         runs = {"gradient": bare_gradient_step(model, batch), "force": force_step, "snip": snip_step}
         seconds = interleaved(runs, 7)
     small = tpi.models.resnet20(seed=0)
-    prunable = find_targets(small).prunable
-    with Probe(small, prunable, data=batch, loss=LOSS) as probe:
+    prunable = find_prunable_variables(small).prunable
+    with ScoringEngine(small, prunable, data=batch, loss=LOSS) as engine:
         for _ in range(60):
-            force.score(probe)
-        traces = probe.traces
-        with Probe(small, prunable, data=batch, loss=LOSS, jit_compile=True) as compiled:
-            xla = interleaved({"graph": probe.gradients, "xla": compiled.gradients}, 7)
+            force.score(engine)
+        traces = engine.traces
+        with ScoringEngine(small, prunable, data=batch, loss=LOSS, jit_compile=True) as compiled:
+            xla = interleaved({"graph": engine.gradients, "xla": compiled.gradients}, 7)
     return {
         "model": "VGG19 at 32x32, batch 128",
         "prunable_weights": sum(t.size for t in targets),
@@ -119,12 +119,33 @@ def score() -> dict[str, Any]:
     }
 
 
+def again() -> dict[str, Any]:
+    """A first search on a model, which traces, and the searches after it, which do not."""
+    result: dict[str, Any] = {"batch": 128}
+    for name, shape in (("lenet_300_100", (28, 28, 1)), ("resnet20", (32, 32, 3))):
+        batch = random_batch(shape)
+        for method, options in (("snip", {}), ("force", {"steps": 10}), ("grasp", {})):
+            seconds: dict[str, list[float]] = {"first": [], "second": []}
+            for _ in range(5):
+                model = getattr(tpi.models, name)(shape, 10, seed=0)
+                for times in seconds.values():
+                    start = time.perf_counter()
+                    tpi.find_masks(model, batch, sparsity=0.9, method=method, loss=LOSS, verbose=0, **options)
+                    times.append(time.perf_counter() - start)
+            medians = {key: statistics.median(times) for key, times in seconds.items()}
+            result[f"{name} {method}"] = {**medians, "ratio": medians["first"] / medians["second"]}
+    return result
+
+
 def order() -> dict[str, Any]:
     """What it costs that sums have a fixed order: the same gradient step with and without."""
     seconds = {}
     for name, shape in (("resnet20", (32, 32, 3)), ("lenet_300_100", (28, 28, 1))):
         model, batch = getattr(tpi.models, name)(shape, 10, seed=0), random_batch(shape)
-        runs = {"free": bare_gradient_step(model, batch), "ordered": in_order()(bare_gradient_step(model, batch))}
+        runs = {
+            "free": bare_gradient_step(model, batch),
+            "ordered": deterministic_reductions()(bare_gradient_step(model, batch)),
+        }
         seconds[name] = interleaved(runs, 31)
     ratios = {name: medians["ordered"] / medians["free"] for name, medians in seconds.items()}
     return {"batch": 128, "seconds": seconds, "ratios": ratios}
@@ -133,7 +154,7 @@ def order() -> dict[str, Any]:
 def select() -> dict[str, Any]:
     """Choosing masks from 20 million scores against one np.partition over them."""
     rng = np.random.default_rng(0)
-    shapes = [t.shape for t in find_targets(tpi.models.vgg19()).prunable]
+    shapes = [t.shape for t in find_prunable_variables(tpi.models.vgg19()).prunable]
     scores = {f"{i}": np.abs(rng.normal(size=shape) * rng.normal(size=shape)).astype("float32")
               for i, shape in enumerate(shapes)}  # fmt: skip
     flat = np.concatenate([value.ravel() for value in scores.values()])
@@ -155,7 +176,7 @@ def memory() -> dict[str, Any]:
     for what in ("memory-gradient", "memory-force"):
         done = subprocess.run([sys.executable, __file__, what], capture_output=True, text=True, check=True)
         peaks[what.removeprefix("memory-")] = json.loads(done.stdout)[what]["peak_bytes"]
-    weights = 4 * find_targets(tpi.models.vgg19()).size
+    weights = 4 * find_prunable_variables(tpi.models.vgg19()).size
     return {
         "model": "VGG19 at 32x32, batch 128",
         "peak_bytes": peaks,
@@ -196,7 +217,7 @@ def fit() -> dict[str, Any]:
     result = {}
     for name, (build, shape, batch, steps) in cases.items():
         x, y = rng.normal(size=(batch * steps, *shape)).astype("float32"), rng.integers(0, 10, batch * steps)
-        data = untuned(tf.data.Dataset.from_tensor_slices((x, y)).batch(batch).cache())
+        data = disable_autotuning(tf.data.Dataset.from_tensor_slices((x, y)).batch(batch).cache())
         models = {"dense": build(), "masked": build()}
         for model in models.values():
             model.compile("adam", loss=LOSS)
@@ -239,7 +260,7 @@ def tfmot_runs(data: Any) -> dict[str, Callable[[], Any]]:
     }
 
 
-BENCHMARKS = {"score": score, "order": order, "select": select, "memory": memory, "fit": fit}
+BENCHMARKS = {"score": score, "again": again, "order": order, "select": select, "memory": memory, "fit": fit}
 CHILDREN = {"memory-gradient": memory_gradient, "memory-force": memory_force}
 
 

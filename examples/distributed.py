@@ -36,7 +36,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--strategy", choices=("mirrored", "multiworker", "tpu", "none"), default="mirrored")
     parser.add_argument("--dataset", default="digits", help="digits, or a gray image data set of TFDS such as mnist")
     parser.add_argument("--data-dir", help="folder of prepared TFDS data")
-    parser.add_argument("--method", default="snip", help="one of tpi.methods()")
+    parser.add_argument("--method", default="snip", help="one of tpi.list_methods()")
     parser.add_argument("--sparsity", type=float, default=0.9, help="share of the weights to prune")
     parser.add_argument("--epochs", type=int, help="default: 20 for digits, else 3")
     parser.add_argument("--checkpoint", help="folder to write to after each epoch, and to go on from")

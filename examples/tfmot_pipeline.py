@@ -31,7 +31,7 @@ from tfprune_init import tfmot
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--dataset", default="digits", help="digits, or an image data set of TFDS such as mnist")
 parser.add_argument("--data-dir", help="folder of prepared TFDS data")
-parser.add_argument("--method", default="force", help="one of tpi.methods()")
+parser.add_argument("--method", default="force", help="one of tpi.list_methods()")
 parser.add_argument("--sparsity", type=float, default=0.8, help="share of the weights to prune")
 parser.add_argument("--epochs", type=int, help="default: 40 for digits, else 3")
 parser.add_argument("--output", type=Path, help="folder to write pruned.tflite to; default: a temporary one")
@@ -75,7 +75,7 @@ dense.fit(data.train, epochs=epochs, verbose=0)
 
 # The line that changes. In the tutorial: sparsity.keras.prune_low_magnitude(model, pruning_schedule=...).
 model = tfmot.prune_at_init(compiled(), data.train, sparsity=options.sparsity, method=options.method)
-masks = tfmot.masks_of(model)
+masks = tfmot.get_masks(model)
 exact = {"after pruning": zeros(model)}
 
 seen: list[int] = []

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from model_kinds import KERASES
+from model_kinds import KERAS
 from training import Policy
 
 from tfprune_init import Masks
 from tfprune_init.compaction import Compaction
-from tfprune_init.targets import all_variables, find_targets
+from tfprune_init.graph.variables import find_prunable_variables, list_variables
 
 
 def mlp(K: Any) -> Any:
@@ -247,6 +247,15 @@ def left_whole(K: Any) -> Any:
     return K.Model(inputs, L.Dense(3, name="head")(L.Flatten()(x)))
 
 
+def grouped(K: Any) -> Any:
+    """A convolution in groups, between others that take all channels."""
+    L, inputs = K.layers, K.Input((6, 6, 2))
+    x = L.Conv2D(12, 2, activation="tanh", name="a")(inputs)
+    x = L.Conv2D(8, 2, groups=2, padding="same", activation="tanh", name="b")(x)
+    x = L.Conv2D(8, 1, activation="tanh", name="c")(x)
+    return K.Model(inputs, L.Dense(3, name="head")(L.GlobalAveragePooling2D()(x)))
+
+
 def slopes(K: Any) -> Any:
     """Activations as layers, some with weights, numbers scaled."""
     L, inputs = K.layers, K.Input((5, 5, 2))
@@ -294,7 +303,7 @@ NETWORKS: dict[str, Callable[[Any], Any]] = {
             nested,
             several_ends,
         ),
-        *(left_whole, slopes, open_sizes),
+        *(left_whole, grouped, slopes, open_sizes),
     )
 }
 
@@ -305,7 +314,7 @@ MORE_IS_DEAD = {"extremes", "left_whole", "open_sizes"}
 def drawn(model: Any, seed: int) -> Any:
     """The model with random weights, biases, scales and statistics, some biases and scales at zero."""
     rng = np.random.default_rng(seed)
-    for target in all_variables(model):
+    for target in list_variables(model):
         if target.tensor.dtype.is_floating:
             values = rng.normal(0.0, 0.8, target.shape)
             if target.name == "moving_variance":
@@ -320,7 +329,7 @@ def random_masks(model: Any, sparsity: float, seed: int) -> Masks:
     """Masks with whole units missing, as at high sparsity, and single weights."""
     rng = np.random.default_rng(seed)
     masks = {}
-    for target in find_targets(model).prunable:
+    for target in find_prunable_variables(model).prunable:
         mask = rng.uniform(size=target.shape) >= sparsity
         for axes in target.units:
             for axis in axes:
@@ -370,7 +379,7 @@ def in_dtype(K: Any, dtype: str) -> Iterator[None]:
 
 def made(name: str, package: str, seed: int, sparsity: float, dtype: str = "float64") -> tuple[Any, Masks]:
     """A network with its weights and masks, the weights at zero where masks say so; alive."""
-    K = KERASES[package]
+    K = KERAS[package]
     with in_dtype(K, dtype):
         model = NETWORKS[name](K)
     for draw in range(seed, seed + 50):
@@ -383,11 +392,11 @@ def made(name: str, package: str, seed: int, sparsity: float, dtype: str = "floa
 
 
 def values(model: Any) -> dict[str, np.ndarray]:
-    return {target.path: np.asarray(target.tensor).copy() for target in all_variables(model)}
+    return {target.path: np.asarray(target.tensor).copy() for target in list_variables(model)}
 
 
 def put(model: Any, arrays: dict[str, Any]) -> None:
-    targets = {target.path: target for target in all_variables(model)}
+    targets = {target.path: target for target in list_variables(model)}
     for path, array in arrays.items():
         targets[path].tensor.assign(np.asarray(array, targets[path].tensor.dtype.as_numpy_dtype))
 

@@ -6,8 +6,14 @@ import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+pytest_plugins = ["pytester", "tiers", "export_fixtures"]
+
+# Tracing makes many objects and little garbage: Python's own thresholds make it look for some ten times as often.
+gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -16,6 +22,16 @@ def _old_objects_are_not_looked_through() -> Iterator[None]:
     yield
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(params=["keras", "tf_keras"], name="K")
+def either_keras(request: pytest.FixtureRequest) -> Any:
+    """Keras 3 and tf_keras, seeded."""
+    from model_kinds import KERAS
+
+    package = KERAS[request.param]
+    package.utils.set_random_seed(0)
+    return package
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tf_keras
 
-KERASES = {"keras": keras, "tf_keras": tf_keras}
+KERAS = {"keras": keras, "tf_keras": tf_keras}
 CLASSES = 3
 
 
@@ -96,7 +96,7 @@ KINDS: dict[str, Callable[[Any], Any]] = {
 
 def build(kind: str, package: str, *, seed: int = 0, optimizer: str = "adam") -> Any:
     """A compiled model of a kind, its weights drawn from the seed alone."""
-    K = KERASES[package]
+    K = KERAS[package]
     K.utils.set_random_seed(seed)
     model = KINDS[kind](K)
     loss = K.losses.SparseCategoricalCrossentropy(from_logits=True)

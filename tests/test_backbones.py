@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ import tensorflow as tf
 from training import fresh_process, held, zeros_watch
 
 import tfprune_init as tpi
-from tfprune_init.targets import find_targets
+from tfprune_init.graph.variables import find_prunable_variables
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "backbones.md"
@@ -147,11 +148,16 @@ def rows_of_page() -> dict[str, list[str]]:
     return {cells[0]: cells[1:] for cells in lines if len(cells) > 3}
 
 
-@pytest.mark.parametrize("name", [*SMALL, *LARGE])
+SLOW = ("NASNetMobile",)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in [*SMALL, *LARGE]]
+)
 def test_every_kernel_is_prunable_and_the_rest_has_its_reason(name: str) -> None:
     build, skipped = {**SMALL, **LARGE}[name]
     model = built(build)
-    targets = find_targets(model)
+    targets = find_prunable_variables(model)
     assert {id(target.variable) for target in targets.prunable} == {id(v) for v in kernels(model)}
     assert Counter(row.reason for row in targets.skipped) == skipped
     assert len(targets.prunable) + len(targets.skipped) == len(model.variables)
@@ -161,6 +167,7 @@ def test_every_kernel_is_prunable_and_the_rest_has_its_reason(name: str) -> None
         assert shown[2] == f"{targets.size / model.count_params():.1%}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_pruned_trained_stripped_exported(name: str, tmp_path: Path) -> None:
     model = built(SMALL[name][0])
@@ -170,7 +177,7 @@ def test_pruned_trained_stripped_exported(name: str, tmp_path: Path) -> None:
     masks = report.masks
     assert (masks.kept, masks.size) == (count(kernels(model)) // 10, count(kernels(model)))
     assert held(model, masks)
-    mask_of = {target.variable.path: masks[target.path] for target in find_targets(model).prunable}
+    mask_of = {target.variable.path: masks[target.path] for target in find_prunable_variables(model).prunable}
 
     watch = zeros_watch(model, masks)
     model.fit(x, y, batch_size=8, verbose=0, callbacks=[watch])
@@ -222,32 +229,38 @@ print(json.dumps({
 """
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_keras_cv_follows_tf_keras_where_it_is_asked_to() -> None:
     pytest.importorskip("keras_cv")
     assert fresh_process(TF_KERAS) == {"kept": 1_932, "size": 19_328, "nonzero": 1_932, "same": True}
 
 
-def user_process(*command: str, folder: Path) -> str:
-    # Other tests, and TF-MOT, set TF_...; a user's shell has none of it.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("TF_") and key != "COLUMNS"}
-    done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", *command],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def test_the_code_of_the_page_runs(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_code_of_the_page_runs() -> None:
     pytest.importorskip("keras_cv")
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    shown = "print(report.masks.kept, report.masks.size, report.connected)"
-    assert user_process("-c", f"{code}\n{shown}", folder=tmp_path).split()[-3:] == ["1932", "19328", "True"]
+    namespace: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        exec(compile(code, str(PAGE), "exec"), namespace)
+    report = namespace["report"]
+    assert (report.masks.kept, report.masks.size, report.connected) == (1_932, 19_328, True)
+    assert held(namespace["model"], report.masks)
 
 
+@pytest.mark.examples
 def test_augmentation_in_few_epochs(tmp_path: Path) -> None:
     pytest.importorskip("keras_cv")
-    out = user_process(str(ROOT / "examples" / "augmentation.py"), "--epochs", "4", folder=tmp_path)
+    # Other tests, and TF-MOT, set TF_...; a user's shell has none of it.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("TF_") and key != "COLUMNS"}
+    script = str(ROOT / "examples" / "augmentation.py")
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", script, "--epochs", "4"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    out = done.stdout
     assert "1,437 training and 360 test images" in " ".join(out.split())
     dense, pruned = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
     # ResNet20 has 270,896 kernel weights; a tenth, rounded down, is kept.

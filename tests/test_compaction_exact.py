@@ -1,4 +1,4 @@
-"""The smaller model against the one it came from: many networks, both Kerases, every number, every dead channel."""
+"""The smaller model against the one it came from: many networks, every number, every dead channel."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from compaction_networks import MORE_IS_DEAD, NETWORKS, assert_same, inputs_for, made
-from model_kinds import KERASES
+from model_kinds import KERAS
 
+from tfprune_init.backend.compat import walk_layers
+from tfprune_init.backend.overrides import intercept_calls
 from tfprune_init.compaction import Compaction, compact
-from tfprune_init.kerases import layers_below
-from tfprune_init.surgery import intercepted
-from tfprune_init.targets import all_variables
+from tfprune_init.graph.variables import list_variables
 
-PACKAGES = list(KERASES)
+PACKAGES = list(KERAS)
 
 
 def live_channels(model: Any, paths: Any) -> dict[str, np.ndarray]:
     """Of each layer: which channels differ between inputs where outputs answer to them, by running the model."""
     tensors: dict[str, list[tf.Tensor]] = {}
-    layers = {id(target.layer): target.path.rpartition("/")[0] for target in all_variables(model)}
-    leaves = [layer for layer in layers_below(model) if layers.get(id(layer)) in paths]
+    layers = {id(target.layer): target.path.rpartition("/")[0] for target in list_variables(model)}
+    leaves = [layer for layer in walk_layers(model) if layers.get(id(layer)) in paths]
 
     def watched(layer: Any, call: Any, args: Any, kwargs: Any) -> Any:
         output = call(*args, **kwargs)
@@ -31,7 +31,7 @@ def live_channels(model: Any, paths: Any) -> dict[str, np.ndarray]:
 
     x = inputs_for(model, 40, seed=1)
     rng = np.random.default_rng(2)
-    with intercepted(leaves, watched), tf.GradientTape(persistent=True) as tape:
+    with intercept_calls(leaves, watched), tf.GradientTape(persistent=True) as tape:
         results = tf.nest.flatten(model(x, training=False))
         answer = tf.add_n([tf.reduce_sum(one * rng.normal(size=one.shape)) for one in results])
     live = {}

@@ -25,22 +25,15 @@ from compaction_networks import (
     set_to_zero,
     values,
 )
-from model_kinds import KERASES
+from model_kinds import KERAS
 from training import leaks
 
 import tfprune_init as tpi
 from tfprune_init.compaction import compact
-from tfprune_init.enforce import attached_masks
-from tfprune_init.targets import all_variables
+from tfprune_init.graph.variables import list_variables
+from tfprune_init.masking.attachment import get_attached_masks
 
-PACKAGES = list(KERASES)
-
-
-@pytest.fixture(params=PACKAGES, name="K")
-def either_keras(request: pytest.FixtureRequest) -> Any:
-    package = KERASES[request.param]
-    package.utils.set_random_seed(0)
-    return package
+PACKAGES = list(KERAS)
 
 
 # Masks.
@@ -67,7 +60,7 @@ def test_outputs_are_those_of_the_model_under_the_masks(K: Any) -> None:
     assert_same(model, done.model, 1e-12)
     assert done.masks is not None
     assert not leaks(done.model, done.masks)
-    assert attached_masks(done.model) is None
+    assert get_attached_masks(done.model) is None
 
 
 def test_the_masks_come_along(K: Any) -> None:
@@ -101,9 +94,9 @@ def test_attached_masks_are_attached_again_and_given_ones_take_precedence(K: Any
     fewer = np.ones((3, 3, 3, 2), bool) & [True, False]
     done = compact(model, tpi.Masks({"b/kernel": fewer}))
     assert kept(done)["b"] == [0]
-    assert done.masks == attached_masks(done.model)
+    assert done.masks == get_attached_masks(done.model)
     assert done.masks == {"a/kernel": carried["a/kernel"][..., :1], "b/kernel": fewer[:, :, :1, :1]}
-    assert attached_masks(model) == carried
+    assert get_attached_masks(model) == carried
 
 
 def test_a_wrapped_model_becomes_a_plain_one_with_masks_attached() -> None:
@@ -111,7 +104,7 @@ def test_a_wrapped_model_becomes_a_plain_one_with_masks_attached() -> None:
     masks = tpi.Masks({"a/kernel": values(model)["a/kernel"] != 0})
     done = compact(tpi.wrap(model, masks))
     assert [type(layer).__name__ for layer in done.model.layers] == ["Conv2D", "Conv2D", "Flatten", "Dense"]
-    assert attached_masks(done.model) == {"a/kernel": masks["a/kernel"][..., :1]}
+    assert get_attached_masks(done.model) == {"a/kernel": masks["a/kernel"][..., :1]}
     assert_same(model, done.model, 1e-13)
 
 
@@ -200,7 +193,7 @@ def test_the_model_stays_as_it_is(K: Any, name: str) -> None:
     ours, theirs = values(one.model), values(other.model)
     assert all(np.array_equal(ours[path], theirs[path]) for path in ours)
     # Nothing is shared: training one leaves the other.
-    for target in all_variables(one.model):
+    for target in list_variables(one.model):
         if target.tensor.dtype.is_floating:
             target.tensor.assign(target.tensor * 0 - 1)
     assert all(np.array_equal(array, before[path]) for path, array in values(model).items())
@@ -210,7 +203,7 @@ def test_names_and_paths_stay(K: Any) -> None:
     model, _ = made("nested", "keras" if K is keras else "tf_keras", 0, 0.4)
     smaller = compact(model).model
     assert (smaller.name, type(smaller)) == (model.name, type(model))
-    assert [target.path for target in all_variables(smaller)] == [target.path for target in all_variables(model)]
+    assert [target.path for target in list_variables(smaller)] == [target.path for target in list_variables(model)]
     assert [layer.name for layer in smaller.layers] == [layer.name for layer in model.layers]
 
 
@@ -255,9 +248,10 @@ def test_masks_are_saved_with_an_attached_compact_model(tmp_path: Path) -> None:
     model, _ = relu_net(keras)
     done = compact(model)
     done.model.save(tmp_path / "model.keras")
-    assert attached_masks(keras.models.load_model(tmp_path / "model.keras")) == done.masks
+    assert get_attached_masks(keras.models.load_model(tmp_path / "model.keras")) == done.masks
 
 
+@pytest.mark.slow
 def test_exported(K: Any, tmp_path: Path) -> None:
     with in_dtype(K, "float32"):
         model = drawn(NETWORKS["lenet"](K), 0)

@@ -7,20 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from model_kinds import KERASES
+from model_kinds import KERAS
+from tiers import rows
 
 import tfprune_init as tpi
-from tfprune_init.methods import method_named
-from tfprune_init.probe import Probe
-from tfprune_init.probe.gradients import gradients
-from tfprune_init.scopes import keep_top_on_device
-from tfprune_init.targets import find_targets
+from tfprune_init.graph.variables import find_prunable_variables
+from tfprune_init.methods import find_method
+from tfprune_init.scoring import ScoringEngine
+from tfprune_init.scoring.measures.gradients import measure_gradients
+from tfprune_init.selection import keep_top_on_device
 
-COMPILED = [name for name in tpi.methods() if "jit_compile" in method_named(name).options]
+COMPILED = [name for name in tpi.list_methods() if "jit_compile" in find_method(name).options]
 MEASUREMENTS = ["snip", "grasp", "synflow", "snap_it", "exact"]  # one method of each kind
 CASES = [*(("keras", name) for name in COMPILED), *(("tf_keras", name) for name in MEASUREMENTS)]
+USUAL = [("keras", "snip"), ("keras", "snap_it"), ("tf_keras", "snip")]
 OPTIONS: dict[str, dict[str, Any]] = {
-    "exact": {"batchnorm": "inference"},
+    "exact": {"training": False},
     "hessian": {"estimator": "hutchinson"},
     "snip2": {"estimator": "hutchinson"},
 }
@@ -28,7 +30,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def case(which: str) -> Any:
     """A small network in float64, where one way to compute is as good as another, and a batch."""
-    K = KERASES[which]
+    K = KERAS[which]
     L = K.layers
     inputs = K.Input((6, 6, 1), dtype="float64")
     x = L.Conv2D(4, 3, use_bias=False, name="conv", dtype="float64")(inputs)
@@ -44,7 +46,7 @@ def case(which: str) -> Any:
     return model, (rng.normal(size=(16, 6, 6, 1)), np.arange(16) % 3)
 
 
-@pytest.mark.parametrize(("which", "method"), CASES)
+@pytest.mark.parametrize(("which", "method"), rows(CASES, USUAL))
 def test_masks_of_the_compiled_step_are_those_of_the_graph(which: str, method: str) -> None:
     model, data = case(which)
     options = OPTIONS.get(method, {})
@@ -53,16 +55,16 @@ def test_masks_of_the_compiled_step_are_those_of_the_graph(which: str, method: s
     assert 0 < usual.kept < usual.size
 
 
-@pytest.mark.parametrize("which", KERASES)
+@pytest.mark.parametrize("which", KERAS)
 def test_scores_and_selection_in_one_compiled_step(which: str) -> None:
     model, data = case(which)
-    targets = find_targets(model).prunable
+    targets = find_prunable_variables(model).prunable
     expected = tpi.find_masks(model, data, sparsity=0.5, method="snip")
-    with Probe(model, targets, data=data) as probe:
+    with ScoringEngine(model, targets, data=data) as engine:
 
         @tf.function(jit_compile=True)
         def step(x: tf.Tensor, y: tf.Tensor) -> list[tf.Tensor]:
-            _, slopes = gradients(probe, x, y, None, tf.constant(1.0), 1.0)
+            _, slopes = measure_gradients(engine, x, y, None, tf.constant(1.0), 1.0)
             scores = [tf.abs(target.tensor * slope) for target, slope in zip(targets, slopes, strict=True)]
             return keep_top_on_device(scores, expected.kept)
 
@@ -72,4 +74,4 @@ def test_scores_and_selection_in_one_compiled_step(which: str) -> None:
 
 
 def test_which_methods_a_tpu_can_run_is_in_the_registry() -> None:
-    assert {name for name in tpi.methods() if method_named(name).scorer.needs_float64} == {"synflow", "exact"}
+    assert {name for name in tpi.list_methods() if find_method(name).scorer.needs_float64} == {"synflow", "exact"}

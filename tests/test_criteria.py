@@ -18,20 +18,21 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from by_hand import batchnorm, conv, variables
-from model_kinds import KERASES
+from model_kinds import KERAS
 
 import tfprune_init as tpi
 from tfprune_init.errors import ModelError, OptionError
-from tfprune_init.probe import Probe
-from tfprune_init.targets import find_targets
+from tfprune_init.graph.variables import find_prunable_variables
+from tfprune_init.scoring import ScoringEngine
+from tfprune_init.scoring import engine as scoring_engine
 
 Arrays = dict[str, np.ndarray]
 TINY = 1e-30
 
 
-@pytest.fixture(params=list(KERASES), name="K")
+@pytest.fixture(params=list(KERAS), name="K")
 def either_keras_in_float64(request: pytest.FixtureRequest) -> Iterator[Any]:
-    yield from in_float64(KERASES[request.param])
+    yield from in_float64(KERAS[request.param])
 
 
 @pytest.fixture(name="keras64")
@@ -343,11 +344,11 @@ def test_grasp_differentiates_batch_statistics_twice(K: Any, net: Net, monkeypat
     """With Keras's own moments, which stop a gradient, the scores are wrong by far: the tests above can fail."""
     model = net.model(K)
     expected = grasp_by_hand(net.loss(temperature=200.0), weights_of(model), net)
-    monkeypatch.setattr("tfprune_init.probe.gradients.exact_moments", contextlib.nullcontext)
+    monkeypatch.setattr("tfprune_init.scoring.measures.gradients.use_differentiable_moments", contextlib.nullcontext)
     assert worst(tpi.score(model, net.data, "grasp"), expected) > 1e-4
 
 
-@pytest.mark.parametrize("K", KERASES.values(), ids=KERASES)
+@pytest.mark.parametrize("K", KERAS.values(), ids=KERAS)
 @nets_with_batchnorm
 def test_grasp_in_float32(K: Any, net: Net) -> None:
     """tf_keras has a fused kernel for BatchNorm of images there, with a second derivative of its own."""
@@ -360,7 +361,7 @@ def test_grasp_in_float32(K: Any, net: Net) -> None:
 def test_grasp_judges_by_inference_if_told(keras64: Any) -> None:
     model = CNN.model(keras64)
     expected = grasp_by_hand(CNN.loss(training=False, temperature=200.0), weights_of(model), CNN)
-    assert_scores(tpi.score(model, CNN.data, "grasp", batchnorm="inference"), expected)
+    assert_scores(tpi.score(model, CNN.data, "grasp", training=False), expected)
 
 
 def test_removing_what_grasp_removes_moves_the_gradient_as_predicted(keras64: Any) -> None:
@@ -494,12 +495,12 @@ def test_options_of_the_diagonal(method: str) -> None:
 
 def test_auto_is_exact_up_to_5000_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = MLP.model(keras), (ROWS.astype("float32"), MLP.y)
-    size = find_targets(model).size
+    size = find_prunable_variables(model).size
     scores = {name: tpi.score(model, data, "hessian", estimator=name) for name in ("auto", "exact", "hutchinson")}
     assert_masks(scores["auto"], scores["exact"])
     assert worst(scores["auto"], scores["hutchinson"]) > 0.1
-    assert tpi.probe.probe._AFFORDABLE == 5_000
-    monkeypatch.setattr("tfprune_init.probe.probe._AFFORDABLE", size - 1)
+    assert scoring_engine._AFFORDABLE == 5_000
+    monkeypatch.setattr("tfprune_init.scoring.engine._AFFORDABLE", size - 1)
     assert_masks(tpi.score(model, data, "hessian"), scores["hutchinson"])
     assert_masks(tpi.score(model, data, "hessian", estimator="exact"), scores["exact"])
 
@@ -545,7 +546,7 @@ def test_exact_tries_every_weight_in_inference(K: Any, net: Net) -> None:
 def test_exact_tries_every_weight_on_batch_statistics(K: Any, net: Net) -> None:
     model = net.model(K)
     expected = absolute(changes_by_hand(net.loss(), weights_of(model), net.kernels))
-    assert_scores(tpi.score(model, net.data, "exact", batchnorm="batch"), expected, 1e-11)
+    assert_scores(tpi.score(model, net.data, "exact", training=True), expected, 1e-11)
 
 
 @nets_with_batchnorm
@@ -555,13 +556,31 @@ def test_exact_over_two_batches_and_under_masks(keras64: Any, net: Net) -> None:
     masks = masks_for(net, w)
     sizes = [2 * len(net.x) // 3, len(net.x) - 2 * len(net.x) // 3]
     expected = averaged(net, sizes, lambda loss: changes_by_hand(loss, masked(w, masks), net.kernels))
-    found = tpi.score(model, net.batched(sizes[0]), "exact", batches=2, batchnorm="batch", masks=masks)
+    found = tpi.score(model, net.batched(sizes[0]), "exact", batches=2, training=True, masks=masks)
     assert_scores(found, absolute(expected), 1e-11)
     # Nothing changes where nothing is left, but for the rounding of a loss.
     assert max(found[p][~masks[p]].max() for p in net.kernels) < 1e-14
 
 
-@pytest.mark.parametrize("K", KERASES.values(), ids=KERASES)
+@pytest.mark.parametrize("K", KERAS.values(), ids=KERAS)
+def test_exact_with_a_loss_that_adds_examples_up(K: Any) -> None:
+    """The mean over two batches is that over all examples, whether the loss takes the mean or the sum."""
+    K.utils.set_random_seed(0)
+    model = K.Sequential([K.Input((4,)), K.layers.Dense(3, "tanh", name="a"), K.layers.Dense(2, name="b")])
+    x, y = np.random.default_rng(0).normal(size=(12, 4)).astype("float32"), np.arange(12) % 2
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+
+    def scores(reduction: str) -> dict[str, np.ndarray]:
+        loss = K.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
+        return tpi.score(model, data, "exact", loss=loss, batches=2)
+
+    mean = scores("sum_over_batch_size")
+    for path, added_up in scores("sum").items():
+        np.testing.assert_allclose(added_up, mean[path], rtol=1e-9)
+        assert added_up.all()
+
+
+@pytest.mark.parametrize("K", KERAS.values(), ids=KERAS)
 @nets_with_batchnorm
 def test_exact_is_exact_for_float32_models(K: Any, net: Net) -> None:
     model = net.model(K)
@@ -583,7 +602,7 @@ def test_exact_is_exact_for_float32_models(K: Any, net: Net) -> None:
 
 def test_exact_on_a_sample(keras64: Any) -> None:
     model = CNN.model(keras64)
-    size = find_targets(model).size
+    size = find_prunable_variables(model).size
     every = tpi.score(model, CNN.data, "exact")
     places = []
     for count, seed in ((20, 3), (20, 3), (20, 4), (size, 0)):
@@ -596,7 +615,7 @@ def test_exact_on_a_sample(keras64: Any) -> None:
     np.testing.assert_array_equal(places[0], places[1])
     assert not np.array_equal(places[0], places[2])
     for sample in (0, size + 1, 2.0, True):
-        with pytest.raises(OptionError, match="sample must be a number of weights"):
+        with pytest.raises(OptionError, match=r"sample must be a (number of weights|positive integer)"):
             tpi.score(model, CNN.data, "exact", sample=sample)
     with pytest.raises(OptionError, match="sample leaves weights without a score"):
         tpi.find_masks(model, CNN.data, sparsity=0.5, method="exact", sample=5)
@@ -609,8 +628,8 @@ def test_exact_masks_keep_the_largest_changes(keras64: Any) -> None:
     assert_masks(tpi.find_masks(model, MLP.data, sparsity=0.6, method="exact"), top(expected, size * 4 // 10))
 
 
-@pytest.mark.parametrize("batchnorm", ["inference", "batch"])
-def test_exact_sees_the_same_dropout_for_every_weight(batchnorm: str) -> None:
+@pytest.mark.parametrize("training", [False, True])
+def test_exact_sees_the_same_dropout_for_every_weight(training: bool) -> None:
     """A weight that is zero already changes nothing, to the last bit."""
     keras.utils.set_random_seed(0)
     layers = [keras.Input((5,)), keras.layers.Dense(8, name="a"), keras.layers.Dropout(0.5), keras.layers.Dense(3)]
@@ -619,7 +638,7 @@ def test_exact_sees_the_same_dropout_for_every_weight(batchnorm: str) -> None:
     kernel = model.get_layer("a").kernel
     zero = np.random.default_rng(0).random(kernel.shape) < 0.5
     kernel.assign(np.where(zero, 0, np.asarray(kernel)))
-    found = tpi.score(model, (ROWS.astype("float32"), MLP.y), "exact", batchnorm=batchnorm)["a/kernel"]
+    found = tpi.score(model, (ROWS.astype("float32"), MLP.y), "exact", training=training)["a/kernel"]
     assert not found[zero].any()
     assert (found[~zero] > 0).all()
 
@@ -630,7 +649,7 @@ def test_exact_refuses_dropout_that_tf_keras_draws_anew() -> None:
     model.compile("sgd", tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     data = (ROWS.astype("float32"), MLP.y)
     with pytest.raises(ModelError, match="drop"):
-        tpi.score(model, data, "exact", batchnorm="batch")
+        tpi.score(model, data, "exact", training=True)
     assert all((s > 0).all() for s in tpi.score(model, data, "exact").values())
 
 
@@ -722,7 +741,7 @@ def test_unit_scores_are_slopes_in_a_factor_on_the_output(K: Any, net: Net) -> N
     both = np.concatenate(list(slopes.values()))
     assert both.min() < 0 < both.max()
     for method, units in (("skeletonization", {p: -s for p, s in slopes.items()}), ("snap_it", absolute(slopes))):
-        given = {"batches": 2, "batchnorm": "batch"} if method == "snap_it" else {}  # one batch, seen twice
+        given = {"batches": 2, "training": True} if method == "snap_it" else {}  # one batch, seen twice
         found = tpi.score(model, net.data, method, **given)
         assert_scores(found, spread(units, w), 1e-11)
         assert_scores({p: s.reshape(-1, s.shape[-1]).sum(0) for p, s in found.items()}, units, 1e-11)
@@ -870,9 +889,9 @@ def test_signed_snip_is_conserved_through_layers_without_bias(keras64: Any, kind
     )
     model = K.Sequential([K.Input((5, 5, 2)), *hidden, layers.Dense(3, use_bias=False)])
     model.compile("sgd", K.losses.SparseCategoricalCrossentropy(from_logits=True))
-    with Probe(model, find_targets(model).prunable, data=CNN.data) as probe:
-        g = probe.gradients()
-        sums = [float((probe.weights[p] * g[p]).sum()) for p in g]
+    with ScoringEngine(model, find_prunable_variables(model).prunable, data=CNN.data) as engine:
+        g = engine.gradients()
+        sums = [float((engine.weights[p] * g[p]).sum()) for p in g]
     assert len(sums) == (4 if kind == "dense" else 3)
     # At the outputs it is the mean of sum over classes of z (p - y).
     z = np.asarray(model(IMAGES))
@@ -904,12 +923,12 @@ def test_normalized_scores_compete_as_by_hand(keras64: Any, method: str, normali
 
 def test_normalize_is_refused_where_layers_do_not_compete() -> None:
     model, data = MLP.model(keras), (ROWS.astype("float32"), MLP.y)
-    for scope in ("layerwise", "erk"):
+    for allocation in ("uniform", "erk"):
         with pytest.raises(OptionError, match="does not use normalize='l2'"):
-            tpi.find_masks(model, data, sparsity=0.5, method="snip", scope=scope, normalize="l2")
+            tpi.find_masks(model, data, sparsity=0.5, method="snip", allocation=allocation, normalize="l2")
     with pytest.raises(OptionError, match="normalize must be one of"):
         tpi.find_masks(model, data, sparsity=0.5, method="snip", normalize="max")
-    with pytest.raises(OptionError, match="takes no normalize"):
+    with pytest.raises(OptionError, match="does not take normalize"):
         tpi.score(model, data, "snip", normalize="l2")
 
 
@@ -939,8 +958,8 @@ def test_options_without_effect_are_refused_by_name() -> None:
     refused("does not use seed=1", "magnitude", seed=1)
     refused("does not use batches=2", "synflow", batches=2)
     refused("no option 'temprature'. Did you mean 'temperature'", "grasp", temprature=5)
-    refused("scores whole units, so its scope is one of .*'units'", "snap_it", scope="global")
-    for scope, options in (("block", {"block_size": (1, 2)}), ("channel", {}), ("units", {})):
-        refused("does not use shuffle=True", "snip", scope=scope, shuffle=True, **options)
+    refused("scores whole units, so its granularity is 'units'", "snap_it", granularity="weights")
+    for granularity, options in (("block", {"block_size": (1, 2)}), ("channel", {}), ("units", {})):
+        refused("does not use shuffle=True", "snip", granularity=granularity, shuffle=True, **options)
     refused("does not use shuffle=True", "snap_it", shuffle=True)
-    refused("prune_bias has no effect with scope='units'", "snap_it", prune_bias=True)
+    refused("prune_bias has no effect with granularity='units'", "snap_it", prune_bias=True)

@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 from tfprune_init import datasets
-from tfprune_init.errors import DataError, DatasetUnavailableError, OptionError
+from tfprune_init.errors import DataError, DatasetUnavailableError, MissingDependencyError, OptionError
 
 # Label counts of the official files, classes 0 to 9.
 MNIST_TRAIN = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
@@ -167,6 +167,7 @@ def test_dataset_is_frozen() -> None:
         datasets.load("digits").classes = 3  # type: ignore[misc]
 
 
+@pytest.mark.slow
 def test_mnist_is_the_official_one(mnist: datasets.Dataset) -> None:
     assert (mnist.name, mnist.classes, mnist.input_shape) == ("mnist", 10, (28, 28, 1))
     assert (mnist.train_size, mnist.test_size) == (60_000, 10_000)
@@ -275,7 +276,7 @@ def test_unknown_name_gives_the_nearest(tmp_path: Path, name: str, words: list[s
 
 @pytest.mark.parametrize(("option", "value"), [("batch_size", 0), ("batch_size", 2.5), ("seed", -1), ("seed", None)])
 def test_bad_options_are_refused(option: str, value: object) -> None:
-    with pytest.raises(OptionError, match=f"{option} must be .* Received: {value}"):
+    with pytest.raises(OptionError, match=f"{option} must be .* Received: {option}={value}"):
         datasets.load("digits", **{option: value})  # type: ignore[arg-type]
 
 
@@ -320,7 +321,7 @@ def test_probe_gives_up_on_a_host_that_never_answers(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(datasets, "_PROBE_SECONDS", 0.2)
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     start = time.monotonic()
-    assert not datasets._network_reachable()
+    assert not datasets._is_network_reachable()
     assert time.monotonic() - start < 5
     released.set()
 
@@ -330,9 +331,9 @@ def test_probe_gives_up_on_a_host_that_never_answers(monkeypatch: pytest.MonkeyP
 def test_probe_asks_the_proxy_where_there_is_one(
     monkeypatch: pytest.MonkeyPatch, listener: tuple[str, int], scheme: str
 ) -> None:
-    assert not datasets._network_reachable()
+    assert not datasets._is_network_reachable()
     monkeypatch.setenv("https_proxy", f"{scheme}{listener[0]}:{listener[1]}")
-    assert datasets._network_reachable()
+    assert datasets._is_network_reachable()
 
 
 @pytest.mark.usefixtures("no_network")
@@ -355,12 +356,13 @@ def test_failed_download_is_reported_with_its_cause(
 def test_missing_extra_names_the_pip_command(monkeypatch: pytest.MonkeyPatch, name: str, modules: list[str]) -> None:
     for module in modules:
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(DatasetUnavailableError) as caught:
+    with pytest.raises(MissingDependencyError) as caught:
         datasets.load(name)
     assert 'pip install "tfprune_init[data]"' in str(caught.value)
     assert modules[0] in str(caught.value)
 
 
+@pytest.mark.process
 def test_import_is_light_and_a_normal_run_is_silent(own_data: Path) -> None:
     """In a fresh process: no heavy import before it is needed, never tf_keras or TF-MOT, no warning."""
     program = f"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from cluster import Cluster
 
 # Begins every program: its argument is a folder that all workers see.
@@ -15,9 +16,9 @@ import keras, numpy as np, tensorflow as tf
 strategy = tf.distribute.MultiWorkerMirroredStrategy()
 import tfprune_init as tpi
 from tfprune_init import distribute
-from tfprune_init.distribute.optimizer import variables_of
-from tfprune_init.kerases import replicas
-from tfprune_init.targets import find_targets
+from tfprune_init.distribute.optimizer import get_optimizer_variables
+from tfprune_init.backend.compat import get_replica_variables
+from tfprune_init.graph.variables import find_prunable_variables
 
 L, K3 = keras.layers, keras.optimizers
 keras.config.set_floatx("float64")
@@ -29,20 +30,19 @@ crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 def some_masks(model):
     return tpi.Masks({t.path: np.random.default_rng(i).random(t.shape) < 0.4
-                      for i, t in enumerate(find_targets(model).prunable)})
+                      for i, t in enumerate(find_prunable_variables(model).prunable)})
 
 
 def leaks(model, masks):
-    targets = masks.check(model)
-    held = [(copy.numpy(), masks[path]) for path, target in targets.items() for copy in replicas(target.variable)]
-    return sum(int(np.count_nonzero(weight[~mask])) for weight, mask in held)
+    held = [(masks[path], get_replica_variables(target.variable)) for path, target in masks.check(model).items()]
+    return sum(int(np.count_nonzero(copy.numpy()[~mask])) for mask, copies in held for copy in copies)
 
 
 def digest(arrays):
     return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()
 
 
-def watch(K, masks_of, stage=None, at=None):
+def watch(K, get_masks, stage=None, at=None):
     "Counts leaks after every batch. On worker 1 it waits forever at one batch, the first time that it gets there."
 
     class Watch(K.callbacks.Callback):
@@ -53,7 +53,7 @@ def watch(K, masks_of, stage=None, at=None):
 
         def on_train_batch_end(self, batch, logs=None):
             self.looks += 1
-            self.leaks += leaks(self.model, masks_of(self.model))
+            self.leaks += leaks(self.model, get_masks(self.model))
             marker = os.path.join(folder, f"waited_{stage}")
             if stage and worker == 1 and (self.epoch, batch) == at and not os.path.exists(marker):
                 open(marker, "w").close()
@@ -62,7 +62,7 @@ def watch(K, masks_of, stage=None, at=None):
 
         def on_train_end(self, logs=None):
             self.looks += 1
-            self.leaks += leaks(self.model, masks_of(self.model))
+            self.leaks += leaks(self.model, get_masks(self.model))
 
     return Watch()
 """
@@ -122,13 +122,14 @@ print(json.dumps({
     "weights": max(float(np.abs(a - b).max()) for a, b in zip(own, values, strict=True)),
     "by strategy": max(float(np.abs(a - b).max()) for a, b in zip(by_rows, by_strategy, strict=True)),
     "logs": max(abs(a - b) for key in expected for a, b in zip(expected[key], history[key], strict=True)),
-    "leaks": watching.leaks, "looks": watching.looks, "keras": distribute.fit_refusal(model),
+    "leaks": watching.leaks, "looks": watching.looks, "keras": distribute.unsupported_fit_reason(model),
     "data": unequal_data, "unequal": unequal_weights, "scope": in_scope, "elsewhere": elsewhere,
 }))
 """
 )
 
 
+@pytest.mark.cluster
 def test_two_workers_train_as_one_device_does(tmp_path: Path) -> None:
     with Cluster(TOGETHER, str(tmp_path)) as cluster:
         first, second = cluster.results()
@@ -167,7 +168,7 @@ def keras_3():
     tpi.attach(model, masks)
     watching = watch(keras, lambda model: masks, stage("keras_3"), at=(1, 2))
     history = distribute.fit(model, dataset, epochs=3, callbacks=[watching], checkpoint=f"{folder}/keras_3")
-    state = [v.numpy() for v in [*model.variables, *variables_of(model.optimizer)]]
+    state = [v.numpy() for v in [*model.variables, *get_optimizer_variables(model.optimizer)]]
     return described(state, masks, model, watching) | {"loss": history["loss"]}
 
 
@@ -201,6 +202,7 @@ print(json.dumps(result))
 )
 
 
+@pytest.mark.cluster
 def test_a_worker_killed_mid_epoch_loses_nothing(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()

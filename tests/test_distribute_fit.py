@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from tiers import rows
 from training import data, dense, fresh_process, held, leaks, loss, random_masks, weights
 
 import tfprune_init as tpi
 from tfprune_init import distribute
-from tfprune_init.distribute.shares import Epochs
+from tfprune_init.distribute.sharding import ShardedEpochs
 from tfprune_init.errors import CheckpointError, DataError, ModelError, OptionError
 
 L, K3 = keras.layers, keras.optimizers
@@ -30,7 +31,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)])
 import tfprune_init as tpi
 from tfprune_init import distribute
-from tfprune_init.targets import find_targets
+from tfprune_init.graph.variables import find_prunable_variables
 
 L, K3 = keras.layers, keras.optimizers
 keras.config.set_floatx("float64")
@@ -44,7 +45,7 @@ crossentropy = lambda **options: keras.losses.SparseCategoricalCrossentropy(from
 
 def some_masks(model):
     return tpi.Masks({t.path: np.random.default_rng(i).random(t.shape) < 0.4
-                      for i, t in enumerate(find_targets(model).prunable)})
+                      for i, t in enumerate(find_prunable_variables(model).prunable)})
 
 
 def copies(variable):
@@ -187,6 +188,7 @@ print(json.dumps(result))
 )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("replicas", "cases"), [(2, []), (4, ["sevens", "batchnorm"])])
 def test_training_on_replicas_is_that_of_one_device_by_keras(replicas: int, cases: list[str]) -> None:
     result = fresh_process(AS_ONE_DEVICE, str(replicas), *cases)
@@ -250,14 +252,14 @@ result["moving statistics"] = max(
 )
 
 # Dropout draws other units on each replica, and leaves equal seeds behind.
-from tfprune_init.distribute.forward import Forward
+from tfprune_init.distribute.stateless_call import StatelessCall
 
 with strategy.scope():
     model = keras.Sequential([keras.Input((200,)), L.Dropout(0.5, seed=3)])
 
 def dropped():
-    forward = Forward(model, tf.ones((1, 200)), training=True)
-    return forward.outputs, forward.seeds()[0][1]
+    call = StatelessCall(model, tf.ones((1, 200)), training=True)
+    return call.outputs, call.seeds()[0][1]
 
 outputs, seeds = strategy.run(dropped)
 first, second = (one.numpy() != 0 for one in outputs.values)
@@ -302,11 +304,11 @@ def wrapped():
 def from_data(given, fit=distribute.fit, **options):
     with strategy.scope():
         model = wrapped()
-    watch = Watch(attached_masks(model))
+    watch = Watch(get_attached_masks(model))
     history = fit(model, given, epochs=3, callbacks=[watch], verbose=0, **options)
     return np.concatenate([v.numpy().ravel() for v in model.trainable_variables]), history["loss"], watch
 
-from tfprune_init.enforce import attached_masks
+from tfprune_init.masking.attachment import get_attached_masks
 
 plain, losses, watch = from_data(eights)
 by_strategy, strategy_losses, _ = from_data(strategy.experimental_distribute_dataset(eights))
@@ -365,6 +367,7 @@ print(json.dumps(result))
 )
 
 
+@pytest.mark.process
 def test_steps_by_hand_data_of_every_kind_and_what_replicas_may_not_share() -> None:
     result = fresh_process(ALONE, "2")
     assert result["replicas"] == 2
@@ -401,7 +404,7 @@ def test_steps_by_hand_data_of_every_kind_and_what_replicas_may_not_share() -> N
 RESUMED = (
     REPLICAS
     + """
-from tfprune_init.distribute.optimizer import variables_of
+from tfprune_init.distribute.optimizer import get_optimizer_variables
 
 
 class Interrupted(Exception):
@@ -435,7 +438,7 @@ def train(folder, data, seed=1, interrupt=None, every=None, epochs=6):
         model.compile(optimizer, crossentropy(), metrics=["accuracy"])
     masks = tpi.Masks({path: np.roll(mask, seed) for path, mask in some_masks(model).items()})
     tpi.attach(model, masks)
-    watch = Watch(attached_masks(model))
+    watch = Watch(get_attached_masks(model))
     callbacks = [
         keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=2, min_delta=10.0),
         keras.callbacks.EarlyStopping("val_loss", patience=4, min_delta=10.0, restore_best_weights=True),
@@ -447,15 +450,15 @@ def train(folder, data, seed=1, interrupt=None, every=None, epochs=6):
                                  checkpoint=folder, checkpoint_steps=every)
     except Interrupted:
         return None
-    watch.masks = attached_masks(model)
+    watch.masks = get_attached_masks(model)
     watch.set_model(model)
     watch.on_train_end()
-    state = [v.numpy() for v in [*model.variables, *variables_of(model.optimizer)]]
+    state = [v.numpy() for v in [*model.variables, *get_optimizer_variables(model.optimizer)]]
     return {"state": state, "history": history, "masks": watch.masks.fingerprint, "bad": watch.leaks + watch.unequal,
             "log": open(f"{folder}/log.csv").read()}
 
 
-from tfprune_init.enforce import attached_masks
+from tfprune_init.masking.attachment import get_attached_masks
 
 same = lambda a, b: all(np.array_equal(p, q) for p, q in zip(a["state"], b["state"], strict=True))
 
@@ -487,6 +490,7 @@ print(json.dumps(result))
 )
 
 
+@pytest.mark.process
 def test_training_goes_on_where_it_was_interrupted() -> None:
     result = fresh_process(RESUMED, "2")
     for found in result.values():
@@ -497,7 +501,7 @@ def test_training_goes_on_where_it_was_interrupted() -> None:
             assert found[key], key
 
 
-# What Keras's own fit does, and whether `fit_refusal` knows: each row is tried under two replicas.
+# What Keras's own fit does, and whether `unsupported_fit_reason` knows: each row is tried under two replicas.
 REFUSALS = (
     REPLICAS
     + """
@@ -519,7 +523,7 @@ for name, (K, optimizer, options) in ROWS.items():
     with strategy.scope():
         model = K.Sequential([K.Input((6,)), K.layers.Dense(3)])
         model.compile(optimizer(K.optimizers), K.losses.SparseCategoricalCrossentropy(from_logits=True), **options)
-    refusal = distribute.fit_refusal(model)
+    refusal = distribute.unsupported_fit_reason(model)
     try:
         model.fit(x[:16].astype("float32"), y[:16], batch_size=8, verbose=0)
         result[name] = [True, refusal]
@@ -530,6 +534,7 @@ print(json.dumps(result))
 )
 
 
+@pytest.mark.process
 def test_what_keras_cannot_train_is_known_beforehand() -> None:
     result = fresh_process(REFUSALS, "2")
     assert [name for name, (works, _) in result.items() if works] == ["plain", "ema", "tf_keras"]
@@ -624,7 +629,7 @@ RAGGED = tf.data.Dataset.from_tensor_slices((tf.ragged.constant([[1.0], [1.0, 2.
         (DATASET, {"epochs": -1}, OptionError, "epochs=-1"),
         (DATASET, {"epochs": True}, OptionError, "epochs=True"),
         (DATASET, {"initial_epoch": 0.5}, OptionError, "initial_epoch=0.5"),
-        (DATASET, {"checkpoint_steps": 0}, OptionError, "at least 1"),
+        (DATASET, {"checkpoint_steps": 0}, OptionError, "positive integer"),
         (DATASET, {"checkpoint_steps": 2}, OptionError, "needs a folder"),
         (DATASET, {"verbose": 2}, OptionError, "verbose"),
         (DATASET, {"callbacks": [keras.callbacks.BackupAndRestore("x")]}, OptionError, "BackupAndRestore.*checkpoint="),
@@ -648,7 +653,7 @@ def test_data_options_and_callbacks_it_cannot_serve_are_refused(given, options, 
         assert all(np.array_equal(a, v.numpy()) for a, v in zip(before, model.trainable_variables, strict=True))
 
 
-@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"steps_per_execution": 3}])
+@pytest.mark.parametrize("options", rows([{}, {"jit_compile": True}, {"steps_per_execution": 3}], [{}]))
 def test_one_device_without_a_strategy(options: dict[str, Any]) -> None:
     own, expected = compiled(metrics=["accuracy"], **options), compiled(metrics=["accuracy"])
     ends: list[int] = []
@@ -756,7 +761,7 @@ def test_epochs_pass_over_what_they_gave_before() -> None:
     def order(passed: int) -> list[int]:
         tf.random.set_seed(0)
         dataset = tf.data.Dataset.range(10).map(lambda i: (i, i)).shuffle(10, seed=1).batch(4)
-        epochs = Epochs(dataset, tf.distribute.get_strategy())
+        epochs = ShardedEpochs(dataset, tf.distribute.get_strategy())
         epochs.pass_over(passed)
         orders = [[int(i) for share in epochs.of(epoch) for i in share.x] for epoch in range(passed, 3)]
         return orders[-1]
@@ -769,7 +774,7 @@ def test_arrays_come_in_an_order_that_seed_and_epoch_tell() -> None:
     numbers = np.arange(300)
 
     def orders(**options: Any) -> list[list[int]]:
-        epochs = Epochs((numbers, numbers), tf.distribute.get_strategy(), **options)
+        epochs = ShardedEpochs((numbers, numbers), tf.distribute.get_strategy(), **options)
         return [[int(i) for share in epochs.of(epoch) for i in share.x] for epoch in range(2)]
 
     first, second = orders(shuffle=True)
@@ -778,5 +783,5 @@ def test_arrays_come_in_an_order_that_seed_and_epoch_tell() -> None:
     assert orders(shuffle=True, seed=0) == [first, second]
     assert orders(shuffle=True, seed=1)[0] not in (first, second)
     assert orders() == [numbers.tolist()] * 2
-    batches = Epochs((numbers, numbers), tf.distribute.get_strategy(), shuffle=True).of(0)
+    batches = ShardedEpochs((numbers, numbers), tf.distribute.get_strategy(), shuffle=True).of(0)
     assert [len(share.x) for share in batches] == [128, 128, 44]

@@ -1,4 +1,4 @@
-"""What the documentation shows runs: the README's code and the examples in docstrings."""
+"""What the documentation shows runs: the code of README and guide, and the examples in docstrings."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import doctest
 import importlib
 import pkgutil
 import re
-import subprocess
-import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
+from command import METHODS, call, scripts_in_process
 
 import tfprune_init
-from tfprune_init.criteria.registry import CRITERIA
-from tfprune_init.methods.registry import _METHODS
+from tfprune_init.methods.method import METHODS as REGISTERED
+from tfprune_init.scoring.criteria.criterion_registry import CRITERIA
 
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 ROOT = Path(__file__).resolve().parents[1]
-TEXT: dict[str, Any] = {"capture_output": True, "text": True, "check": True}  # new processes: no methods of other tests
 MODULES = sorted(
     info.name
     for info in pkgutil.walk_packages(tfprune_init.__path__, "tfprune_init.")
@@ -31,7 +31,7 @@ MODULES = sorted(
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with patch.dict(_METHODS), patch.dict(CRITERIA):  # what examples register, other tests must not see
+    with patch.dict(REGISTERED), patch.dict(CRITERIA):  # what examples register, other tests must not see
         failures, _ = doctest.testmod(importlib.import_module(name), optionflags=FLAGS)
     assert failures == 0
 
@@ -40,15 +40,27 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/experiments.md"])
-def test_code_of_pages_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("page", "scripts"),
+    [
+        ("README.md", scripts_in_process),
+        pytest.param("README.md", nullcontext, marks=pytest.mark.slow),
+        ("docs/guide.md", nullcontext),
+        pytest.param("docs/experiments.md", nullcontext, marks=pytest.mark.slow),
+    ],
+    ids=["README", "README, exported by processes", "guide", "experiments"],
+)
+def test_code_of_pages_runs(
+    page: str, scripts: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All Python blocks, one after the other, in one namespace."""
     monkeypatch.chdir(tmp_path)
     code = blocks(page, "python")
     assert code
     namespace: dict[str, object] = {}
-    for block in code:
-        exec(compile(block, page, "exec"), namespace)
+    with scripts():
+        for block in code:
+            exec(compile(block, page, "exec"), namespace)
 
 
 def test_the_file_of_the_page_asks_for_what_its_code_asks_for() -> None:
@@ -58,18 +70,29 @@ def test_the_file_of_the_page_asks_for_what_its_code_asks_for() -> None:
         assert value in code if isinstance(value, str) else f"{key}=" in code
 
 
-def test_readme_names_every_method() -> None:
-    table = (ROOT / "README.md").read_text()
-    done = subprocess.run([sys.executable, "-c", "import tfprune_init as t; print(*t.methods())"], **TEXT)
-    for name in done.stdout.split():
-        assert f"`{name}`" in table
+def test_readme_names_every_method_and_the_guide_explains_each() -> None:
+    listed = (ROOT / "README.md").read_text()
+    explained = (ROOT / "docs" / "guide.md").read_text()
+    for name in METHODS:
+        assert f"`{name}`" in listed
+        assert f"| `{name}` |" in explained
 
 
-def test_the_page_of_methods_is_what_the_registers_say() -> None:
-    done = subprocess.run([sys.executable, "-m", "tfprune_cli", "methods", "--markdown"], **TEXT)
-    assert (ROOT / "docs" / "methods.md").read_text() == done.stdout
+@pytest.mark.parametrize(
+    "page", sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+)
+def test_links_between_pages_lead_somewhere(page: str) -> None:
+    folder = (ROOT / page).parent
+    links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", (ROOT / page).read_text())
+    assert [link for link in links if not (folder / link).exists()] == []
+
+
+def test_the_page_of_methods_is_what_the_registers_say(tmp_path: Path) -> None:
+    done = call("methods", "--markdown", cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert (ROOT / "docs" / "methods.md").read_text() == done.out
     for name in ("force", "grasp", "synflow", "exact", "snap_it", "skeletonization"):
-        assert f"| `{name}` |" in done.stdout
+        assert f"| `{name}` |" in done.out
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 import pytest
 
-from tfprune_init.errors import ExportError
-from tfprune_init.export import EdgeReport, account, export_tflite, latency
+from tfprune_init.errors import ExportError, MissingDependencyError
+from tfprune_init.export import EdgeReport, latency, report_builder
 
 UNITS = 512
 
@@ -37,9 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def report(dense_layers: Any, folder: Path) -> EdgeReport:
+def report(dense_layers: Any, export: Any, folder: Path) -> EdgeReport:
     inputs = np.random.default_rng(1).random((20, UNITS), dtype="float32")
-    return export_tflite(dense_layers, folder / "model.tflite", verify=inputs, sparse=True, target="arm")
+    return export(dense_layers, folder / "model.tflite", verify=inputs, sparse=True, target="arm")
 
 
 def test_bytes_are_those_of_the_files(report: EdgeReport, folder: Path) -> None:
@@ -56,11 +56,11 @@ def test_bytes_are_those_of_the_files(report: EdgeReport, folder: Path) -> None:
 
 
 def kernels(folder: Path) -> list[np.ndarray]:
-    from tfprune_init.export.graph import read_graph
-    from tfprune_init.export.sparse_encoding import dense_view
+    from tfprune_init.export.sparse_reader import to_dense
+    from tfprune_init.export.tflite_graph import read_graph
 
     tensors = read_graph((folder / "model.tflite").read_bytes()).subgraphs[0].tensors
-    return [dense_view(tensor) for tensor in tensors if tensor.is_weight and tensor.size > UNITS]
+    return [to_dense(tensor) for tensor in tensors if tensor.is_weight and tensor.size > UNITS]
 
 
 def test_weights_are_in_the_order_they_are_used(report: EdgeReport, dense_layers: Any) -> None:
@@ -86,7 +86,7 @@ def test_every_file_is_timed_and_loaded(report: EdgeReport) -> None:
 
 def test_what_a_reader_must_know(report: EdgeReport) -> None:
     notes = "\n".join(report.notes)
-    assert latency.this_cpu() in notes
+    assert latency.describe_cpu() in notes
     assert "1 thread" in notes
     assert "its scales come from 20 examples of `verify`" in notes
     assert ("not measured on the target" in notes) == (not latency.is_arm())
@@ -140,9 +140,9 @@ def last_row(text: str) -> str:
     ("seconds", "text"), [(3.14e-6, "3.1"), (9.96e-6, "10.0"), (51.4e-6, "51"), (0.0125, "12,500")]
 )
 def test_microseconds(seconds: float, text: str) -> None:
-    from tfprune_init.export.edge_tables import microseconds
+    from tfprune_init.export.edge_report_tables import format_microseconds
 
-    assert microseconds(seconds) == text
+    assert format_microseconds(seconds) == text
 
 
 def test_drawn(report: EdgeReport, tmp_path: Path) -> None:
@@ -159,34 +159,34 @@ def test_drawn(report: EdgeReport, tmp_path: Path) -> None:
 
 def test_matplotlib_is_asked_for_by_name(report: EdgeReport, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ExportError, match=r'pip install "tfprune_init\[viz\]"'):
+    with pytest.raises(MissingDependencyError, match=r'pip install "tfprune_init\[viz\]"'):
         report.plot()
 
 
-def test_a_file_that_fails_is_left_out_of_the_times(folder: Path, report: EdgeReport) -> None:
+def test_a_file_that_fails_is_left_out_of_the_times(folder: Path, report: EdgeReport, export: Any) -> None:
     good = (folder / "model.tflite").read_bytes()
     inputs = {"input_0": np.zeros((1, UNITS), "float32")}
-    times = latency.interleaved_times({"good": good, "cut": good[: len(good) // 2]}, inputs)
+    times = latency.measure_latencies({"good": good, "cut": good[: len(good) // 2]}, inputs, export.run)
     assert list(times.latencies) == ["good"]
-    assert latency.footprint(good[: len(good) // 2], inputs) is None
+    assert latency.measure_footprint(good[: len(good) // 2], inputs, export.run) is None
 
 
 def test_times_that_fail_leave_the_verified_file(
-    dense_layers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dense_layers: Any, export: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any) -> Any:
         raise ExportError("It crashed.")
 
-    monkeypatch.setattr(account, "interleaved_times", fails)
-    report = export_tflite(dense_layers, tmp_path / "model.tflite", sparse=True)
+    monkeypatch.setattr(report_builder, "measure_latencies", fails)
+    report = export(dense_layers, tmp_path / "model.tflite", sparse=True)
     assert "Times are missing: It crashed." in report.notes
     assert report.file.latency is None
-    assert "64 synthetic examples, for want of real ones" in " ".join(report.notes)
+    assert "64 synthetic examples, because no real ones were given" in " ".join(report.notes)
 
 
-def test_no_dense_int8_file_is_said_with_its_reason(tmp_path: Path) -> None:
+def test_no_dense_int8_file_is_said_with_its_reason(export: Any, tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((3, 4)), keras.layers.GRU(4)])  # the converter crashes over it in int8
-    report = export_tflite(model, tmp_path / "model.tflite")
+    report = export(model, tmp_path / "model.tflite")
     assert report.dense_int8 is None
     assert any(note.startswith("There is no dense int8 file to compare with: It ") for note in report.notes)
     assert report.dense_float32.latency.runs >= 11

@@ -16,6 +16,8 @@ import pytest
 import tfprune_init as tpi
 from tfprune_init.experiments import Run
 
+pytestmark = pytest.mark.examples
+
 SNIP_LAYERS = Path(__file__).resolve().parents[1] / "examples" / "snip_layers.py"
 # Percent pruned of kernel and bias together, LeNet-300-100 at 95%, from the ICLR reproducibility report on SNIP.
 REPORT = {"dense1": 96.7, "dense2": 83.2, "head": 43.8}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
+import shutil
 import signal
 import statistics
 import subprocess
@@ -23,8 +25,8 @@ import tf_keras
 import tfprune_init as tpi
 from tfprune_init.errors import DataError, ModelError, OptionError, PruningError
 from tfprune_init.experiments import Results, Run
-from tfprune_init.experiments.chance import clearly_better
-from tfprune_init.experiments.sources import Data, model_fingerprint
+from tfprune_init.experiments.guessing import is_above_guessing
+from tfprune_init.experiments.inputs import ExperimentData, model_fingerprint
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(256, 8)).astype("float32")
@@ -56,19 +58,31 @@ def compared(out: Path, **changes: Any) -> Results:
     return tpi.compare(model, data, **({"optimizer": adam} if "build_model" not in changes else {}) | asked, out=out)
 
 
+WANTED = {
+    "few": {"methods": ["snip"], "sparsities": [0.8]},
+    "many": {"methods": ["random", "snip"], "sparsities": [0.5, 0.8]},
+}
+
+
+@pytest.fixture(scope="module", params=["few", pytest.param("many", marks=pytest.mark.slow)])
+def wanted(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return WANTED[request.param]
+
+
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return compared(tmp_path_factory.mktemp("comparison"))
+def results(wanted: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return compared(tmp_path_factory.mktemp("comparison"), **wanted)
 
 
 # --- what a run is -----------------------------------------------------------------------------------------------
 
 
-def test_all_that_was_asked_for(results: Results) -> None:
+def test_all_that_was_asked_for(results: Results, wanted: dict[str, Any]) -> None:
+    asked = [("dense", 0.0), *itertools.product(wanted["methods"], wanted["sparsities"])]
     assert [(r.label, r.sparsity, r.seed, r.kept, r.size) for r in results] == [
         (label, sparsity, seed, 176 if label == "dense" else {0.5: 88, 0.8: 35}[sparsity], 176)
         for seed in (0, 1)
-        for label, sparsity in (("dense", 0.0), ("random", 0.5), ("random", 0.8), ("snip", 0.5), ("snip", 0.8))
+        for label, sparsity in asked
     ]
     for run in results:
         assert run.status == "trained"
@@ -107,9 +121,10 @@ def test_steps_and_their_objective(tmp_path: Path) -> None:
     assert all(step["objective"] > 0 for step in run.steps)
 
 
+@pytest.mark.slow
 def test_every_method_runs_at_every_seed(tmp_path: Path) -> None:
     small = ("exact", "erk", "snap_it", "skeletonization")
-    asked = [m for m in tpi.methods() if m not in small]
+    asked = [m for m in tpi.list_methods() if m not in small]
     shuffled = {"method": "magnitude", "shuffle": True}
     rows = compared(tmp_path, methods=[*asked, shuffled], sparsities=[0.5], seeds=[3], epochs=1, dense=False)
     assert {(run.label, run.error) for run in rows if run.status == "failed"} == set()
@@ -119,12 +134,13 @@ def test_every_method_runs_at_every_seed(tmp_path: Path) -> None:
 
 
 def test_tf_keras(tmp_path: Path) -> None:
-    made = compared(tmp_path, build_model=build_legacy, methods=["snip"], sparsities=[0.8], seeds=2)
-    again = compared(tmp_path / "again", build_model=build_legacy, methods=["snip"], sparsities=[0.8], seeds=2)
-    assert [asdict(a) | {"train_seconds": 0, "prune_seconds": 0} for a in made] == [
-        asdict(a) | {"train_seconds": 0, "prune_seconds": 0} for a in again
-    ]
-    assert made[0].accuracy != made[2].accuracy or made[0].loss != made[2].loss
+    asked = {"build_model": build_legacy, "methods": ["snip"], "sparsities": [0.8], "epochs": 1}
+    made = compared(tmp_path, **asked, seeds=2, dense=False)
+    again = compared(tmp_path / "again", **asked, seeds=1)
+    assert [run.status for run in (*made, *again)] == ["trained"] * 4
+    one, same = (asdict(run) | {"train_seconds": 0, "prune_seconds": 0} for run in (made[0], again[1]))
+    assert one == same
+    assert made[0].accuracy != made[1].accuracy or made[0].loss != made[1].loss
     versions = json.loads((tmp_path / "runs" / made[0].id / "setting.json").read_text())["versions"]
     assert versions["tf_keras"] == tf_keras.__version__
 
@@ -175,13 +191,17 @@ def test_collapses_and_failures_are_rows(tmp_path: Path) -> None:
 
 
 def test_a_network_that_learns_nothing_is_destroyed(tmp_path: Path) -> None:
-    still = compared(tmp_path, optimizer=lambda: keras.optimizers.SGD(0.0), methods=["snip"], seeds=1)
-    assert all(run.status == "trained" and run.destroyed == (run.accuracy < clearly_better(GUESS, 64)) for run in still)
+    asked = {"methods": ["snip"], "sparsities": [0.8], "seeds": 1, "epochs": 1}
+    still = compared(tmp_path, optimizer=lambda: keras.optimizers.SGD(0.0), **asked)
+    assert all(
+        run.status == "trained" and run.destroyed == (run.accuracy < is_above_guessing(GUESS, 64)) for run in still
+    )
     assert any(run.destroyed for run in still)
 
 
 def test_not_finite_is_none(tmp_path: Path) -> None:
-    wild = compared(tmp_path, optimizer=lambda: keras.optimizers.SGD(1e30), methods=["snip"], seeds=1)
+    asked = {"methods": ["snip"], "sparsities": [0.8], "seeds": 1}
+    wild = compared(tmp_path, optimizer=lambda: keras.optimizers.SGD(1e30), **asked)
     assert {run.loss for run in wild} == {None}
     assert wild[0].history[-1]["loss"] is None
     json.loads((tmp_path / "results.jsonl").read_text().splitlines()[0], parse_constant=pytest.fail)
@@ -194,13 +214,14 @@ def stamps(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
 
 
-def test_a_second_call_runs_nothing(results: Results) -> None:
+def test_a_second_call_runs_nothing(results: Results, wanted: dict[str, Any]) -> None:
     before = stamps(results.out)
-    again = compared(results.out)
+    again = compared(results.out, **wanted)
     assert list(again) == list(results)
     assert stamps(results.out) == before
-    renamed = compared(results.out, methods=["random", {"method": "snip", "label": "SNIP"}])
-    assert [run.label for run in renamed if run.method == "snip"] == ["SNIP"] * 4
+    methods = [*wanted["methods"][:-1], {"method": "snip", "label": "SNIP"}]
+    renamed = compared(results.out, **wanted | {"methods": methods})
+    assert [run.label for run in renamed if run.method == "snip"] == ["SNIP"] * 2 * len(wanted["sparsities"])
     assert stamps(results.out) == before
 
 
@@ -215,30 +236,41 @@ def build_other_activation() -> Any:
 OTHER_LABEL = (TRAIN[0], np.where(np.arange(192) == 100, (TRAIN[1] + 1) % 3, TRAIN[1]))
 
 
+USUAL: dict[str, Any] = {"methods": ["snip"], "sparsities": [0.8], "seeds": 1, "epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two runs."""
+    out = tmp_path_factory.mktemp("usual")
+    compared(out, **USUAL)
+    return out
+
+
 @pytest.mark.parametrize(
     ("changes", "anew"),
     [
-        ({"epochs": 1}, 2),
+        ({"epochs": 2}, 2),
         ({"seeds": [2]}, 2),
         ({"build_model": build_wider, "optimizer": adam}, 2),
-        ({"build_model": build_other_activation, "optimizer": adam}, 2),
-        ({"optimizer": lambda: keras.optimizers.Adam(0.02)}, 2),
+        pytest.param({"build_model": build_other_activation, "optimizer": adam}, 2, marks=pytest.mark.exhaustive),
+        pytest.param({"optimizer": lambda: keras.optimizers.Adam(0.02)}, 2, marks=pytest.mark.exhaustive),
         ({"optimizer": lambda: keras.optimizers.Adam(0.01, use_ema=True)}, 2),
         ({"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=7)}, 2),
         ({"data": (OTHER_LABEL, TEST)}, 2),
-        ({"data": (TRAIN, (TEST[0] + 1e-6, TEST[1]))}, 2),
+        pytest.param({"data": (TRAIN, (TEST[0] + 1e-6, TEST[1]))}, 2, marks=pytest.mark.exhaustive),
         ({"methods": [{"method": "snip", "batches": 2}]}, 1),
-        ({"methods": [{"method": "snip", "prune_bias": True}]}, 1),
+        pytest.param({"methods": [{"method": "snip", "prune_bias": True}]}, 1, marks=pytest.mark.exhaustive),
         ({"sparsities": [0.81]}, 1),
         ({}, 0),
     ],
 )
-def test_a_changed_setting_never_reuses_a_run(changes: dict[str, Any], anew: int, tmp_path: Path) -> None:
-    usual = {"methods": ["snip"], "sparsities": [0.8], "seeds": 1, "epochs": 2}
-    compared(tmp_path, **usual)
-    before = set(stamps(tmp_path))
-    changed = compared(tmp_path, **usual | changes)
-    assert len(set(stamps(tmp_path)) - before) == anew
+def test_a_changed_setting_never_reuses_a_run(changes: dict[str, Any], anew: int, usual: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(usual, tmp_path / "out")
+    before = set(stamps(out))
+    assert len(before) == 2
+    changed = compared(out, **USUAL | changes)
+    assert len(set(stamps(out)) - before) == anew
     assert sorted(run.status for run in changed) == ["trained"] * 2
 
 
@@ -253,10 +285,14 @@ def test_names_of_layers_are_not_part_of_a_model() -> None:
 
 
 def test_fingerprint_of_data_knows_order_and_split() -> None:
-    usual = Data(TRAIN, TEST).fingerprint()
-    assert usual == Data(tf.data.Dataset.from_tensor_slices(TRAIN).batch(128), TEST).fingerprint()
+    usual = ExperimentData(TRAIN, TEST).fingerprint()
+    assert usual == ExperimentData(tf.data.Dataset.from_tensor_slices(TRAIN).batch(128), TEST).fingerprint()
     turned = tuple(part[::-1] for part in TRAIN)
-    others = [Data(TEST, TRAIN), Data(turned, TEST), Data(TRAIN, (TEST[0], TEST[1].astype("int32")))]
+    others = [
+        ExperimentData(TEST, TRAIN),
+        ExperimentData(turned, TEST),
+        ExperimentData(TRAIN, (TEST[0], TEST[1].astype("int32"))),
+    ]
     assert len({usual, *(data.fingerprint() for data in others)}) == 4
 
 
@@ -269,6 +305,8 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_killed_comparison_goes_on_where_it_stopped(tmp_path: Path) -> None:
     out = tmp_path / "out"
     script = SCRIPT.format(tests=str(Path(__file__).parent), out=str(out))
@@ -294,8 +332,10 @@ def test_a_killed_comparison_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert [run.accuracy for run in alone] == pytest.approx([run.accuracy for run in resumed])
 
 
-def test_processes_find_the_same(results: Results, tmp_path: Path) -> None:
-    spread = compared(tmp_path, data=arrays, processes=2)
+@pytest.mark.process
+@pytest.mark.slow
+def test_processes_find_the_same(results: Results, wanted: dict[str, Any], tmp_path: Path) -> None:
+    spread = compared(tmp_path, data=arrays, **wanted, processes=2)
     for one, other in zip(spread, results, strict=True):
         assert replace(one, loss=None, history=[], prune_seconds=0, train_seconds=0) == replace(
             other, loss=None, history=[], prune_seconds=0, train_seconds=0
@@ -336,7 +376,7 @@ def test_saved_and_read_again(results: Results) -> None:
     with (results.out / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["accuracy"]) for row in rows] == [run.accuracy for run in results]
-    assert [json.loads(row["options"]) for row in rows] == [{}] * 10
+    assert [json.loads(row["options"]) for row in rows] == [{}] * len(results)
     assert not [path for path in results.out.rglob("*") if "unfinished" in path.name]
 
 
@@ -345,7 +385,7 @@ def test_printed(results: Results, capsys: pytest.CaptureFixture) -> None:
     shown = capsys.readouterr().out
     row = next(row for row in results.summary() if (row.label, row.sparsity) == ("snip", 0.8))
     assert f"{100 * row.mean:.1f}±{100 * row.std:.1f}" in shown
-    assert "10 runs" in shown
+    assert f"{len(results)} runs" in shown
     assert max(map(len, shown.splitlines())) <= 80
 
 
@@ -366,7 +406,7 @@ def test_progress_without_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "; about " in first
     assert second.startswith("2/2 snip, 50%, seed 0: ")
     compared(tmp_path, seeds=1, epochs=1, methods=["snip"], sparsities=[0.5], verbose=1)
-    assert capsys.readouterr().err == "2 of 2 runs were there before\n"
+    assert capsys.readouterr().err == "2 of 2 runs were finished before\n"
     compared(tmp_path, seeds=1, epochs=1, methods=["snip"], sparsities=[0.5])
     assert capsys.readouterr() == ("", "")
 
@@ -384,17 +424,17 @@ def compiled() -> Any:
     ("changes", "error", "message"),
     [
         ({"methods": []}, OptionError, "methods is empty"),
-        ({"methods": "snip"}, OptionError, "methods is a list"),
+        ({"methods": "snip"}, OptionError, "methods must be a list"),
         ({"methods": ["snipp"]}, OptionError, "snip"),
         ({"methods": ["snip", "snip"]}, OptionError, "one label: snip"),
         ({"methods": [{"method": "snip", "steps": 5}]}, OptionError, "does not use steps=5"),
         ({"methods": [{"method": "snip", "seed": 5}]}, OptionError, "sets seed itself"),
-        ({"methods": [{"steps": 5}]}, OptionError, "A method is a name"),
+        ({"methods": [{"steps": 5}]}, OptionError, "A method must be a name"),
         ({"methods": [{"method": "dense", "steps": 5}]}, OptionError, "takes no options"),
         ({"sparsities": [0.5, 1.0]}, OptionError, r"\(0, 1\)"),
         ({"sparsities": [0.0]}, OptionError, "dense=False"),
         ({"sparsities": [0.5, 0.5]}, OptionError, "named once"),
-        ({"sparsities": 0.5}, OptionError, "is a list"),
+        ({"sparsities": 0.5}, OptionError, "must be a list"),
         ({"sparsities": []}, OptionError, "Received: \\[\\]"),
         ({"seeds": 0}, OptionError, "seeds=0"),
         ({"seeds": [1, 1]}, OptionError, "different integers"),
@@ -406,7 +446,7 @@ def compiled() -> Any:
         ({"build_model": lambda: None}, ModelError, "NoneType"),
         ({"build_model": compiled, "optimizer": "adam"}, OptionError, "returns a compiled model"),
         ({"data": TRAIN}, DataError, "must be a batched tf.data.Dataset"),
-        ({"data": (TRAIN, (X, X))}, DataError, "right classes"),
+        ({"data": (TRAIN, (X, X))}, DataError, "correct classes"),
         ({"data": 5}, DataError, "pair"),
     ],
 )
@@ -430,18 +470,18 @@ def test_another_model_at_the_same_seed_is_a_failure(tmp_path: Path) -> None:
         model.layers[0].kernel.assign(drawn.normal(size=(8, 16)))
         return model
 
-    rows = compared(tmp_path, build_model=restless, seeds=1)
+    rows = compared(tmp_path, build_model=restless, seeds=1, sparsities=[0.5])
     assert {run.status for run in rows} == {"failed"}
     assert "returned another model at seed 0" in rows[0].error
 
 
 def test_a_model_without_accuracy_is_a_failure_before_it_is_trained(tmp_path: Path) -> None:
-    rows = compared(tmp_path, build_model=compiled, seeds=1)
+    rows = compared(tmp_path, build_model=compiled, seeds=1, sparsities=[0.5])
     assert {run.status for run in rows} == {"failed"}
     assert "no accuracy among its metrics" in rows[0].error
     assert {run.train_seconds for run in rows} == {0.0}
 
 
 def test_chance() -> None:
-    assert clearly_better(0.5, 100) == 0.75
-    assert clearly_better(0.1135, 10_000) == pytest.approx(0.1135 + 5 * 0.0031720, rel=1e-4)
+    assert is_above_guessing(0.5, 100) == 0.75
+    assert is_above_guessing(0.1135, 10_000) == pytest.approx(0.1135 + 5 * 0.0031720, rel=1e-4)

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from command import call
 from rich.console import Console
 from tensorflow.lite.python import schema_py_generated as schema
 from tflite_files import (
@@ -24,13 +25,11 @@ from tflite_files import (
     sparse_kernel,
 )
 
-from tfprune_cli import main as cli
-from tfprune_cli.inspect import run
 from tfprune_init.errors import ExportError, OptionError
-from tfprune_init.export.graph import Graph, Operator, Subgraph, Tensor, read_graph
 from tfprune_init.export.inspection import Inspection, inspect, inspect_file
-from tfprune_init.export.kernels import KERNELS, uses
-from tfprune_init.export.sparse_encoding import dense_view, encoding_name, index_bytes, zeros
+from tfprune_init.export.kernels import KERNELS, find_uses
+from tfprune_init.export.sparse_reader import count_index_bytes, count_zeros, name_encoding, to_dense
+from tfprune_init.export.tflite_graph import Graph, Operator, Subgraph, Tensor, read_graph
 
 # --- which kernel runs: said, and seen ---------------------------------------------------------------------------
 
@@ -60,14 +59,19 @@ FILES = {
 }
 
 
-@pytest.fixture(scope="module")
-def files() -> dict[str, tuple[Any, bytes]]:
-    """By name: a model of one Dense layer, and what the converter made of it."""
-    made = {}
-    for name, ((share, block, inputs, optimizations, options), _) in FILES.items():
+class Files(dict):
+    """By name: a model of one Dense layer, and what the converter makes of it, when it is asked for first."""
+
+    def __missing__(self, name: str) -> tuple[Any, bytes]:
+        (share, block, inputs, optimizations, options), _ = FILES[name]
         model = dense_model([sparse_kernel(inputs, WIDTH, share, block)])
-        made[name] = model, converted(model, *optimizations, **options)
-    return made
+        self[name] = model, converted(model, *optimizations, **options)
+        return self[name]
+
+
+@pytest.fixture(scope="module")
+def files() -> Files:
+    return Files()
 
 
 def weight_row(inspection: Inspection) -> Any:
@@ -77,7 +81,7 @@ def weight_row(inspection: Inspection) -> Any:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_kernel_is_what_really_runs(name: str, files: dict, tmp_path: Path) -> None:
+def test_kernel_is_what_really_runs(name: str, files: Files, export: Any, tmp_path: Path) -> None:
     model, file = files[name]
     encoding, kernel, word = FILES[name][1]
     row = weight_row(inspect_file(file))
@@ -86,20 +90,20 @@ def test_kernel_is_what_really_runs(name: str, files: dict, tmp_path: Path) -> N
 
     inputs = np.random.default_rng(5).random((1, model.inputs[0].shape[1]), "float32")
     expected = inputs @ model.weights[0].numpy() + model.weights[1].numpy()
-    got = run_in_litert(file, inputs, tmp_path)
+    got = run_in_litert(file, inputs, tmp_path, export.run)
     right = got is not None and np.abs(got - expected).max() < 0.1 * np.abs(expected).max()
     loads = kernel != "broken" and "refuses" not in row.reason
     assert right == loads
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_zeros_are_those_of_the_model(name: str, files: dict) -> None:
+def test_zeros_are_those_of_the_model(name: str, files: Files) -> None:
     model, file = files[name]
     kernel = model.weights[0].numpy().T
     inspection = inspect_file(file)
     row = weight_row(inspection)
     tensor = next(t for t in read_graph(file).subgraphs[0].tensors if t.is_weight)
-    view = dense_view(tensor)
+    view = to_dense(tensor)
     assert row.shape == view.shape == kernel.shape
     assert row.sparsity == np.mean(view == 0)
     assert inspection.sparsity == row.sparsity
@@ -145,7 +149,9 @@ def without_densify(model: Any) -> None:
         ("int8 random", without_densify, "broken", "no kernel for CSR int8"),
     ],
 )
-def test_what_the_version_decides(name: str, change: Any, kernel: str, word: str, files: dict, tmp_path: Path) -> None:
+def test_what_the_version_decides(
+    name: str, change: Any, kernel: str, word: str, files: Files, export: Any, tmp_path: Path
+) -> None:
     model, file = files[name]
     file = changed(file, change)
     row = weight_row(inspect_file(file))
@@ -153,7 +159,7 @@ def test_what_the_version_decides(name: str, change: Any, kernel: str, word: str
     assert word in row.reason
     inputs = np.random.default_rng(5).random((1, WIDTH), "float32")
     expected = inputs @ model.weights[0].numpy() + model.weights[1].numpy()
-    got = run_in_litert(file, inputs, tmp_path)
+    got = run_in_litert(file, inputs, tmp_path, export.run)
     right = got is not None and np.abs(got - expected).max() < 0.03 * np.abs(expected).max()
     assert right == (kernel == "sparse")
 
@@ -283,11 +289,11 @@ def test_encodings(shape: tuple, block: dict, order: list, sparse: set, width: i
     array = (random.normal(size=shape) * (random.random(shape) >= share)).astype("float32")
     encoding, values = encode(array, block, order, sparse, width)
     made = tensor(values, shape, encoding=encoding)
-    np.testing.assert_array_equal(dense_view(made), array)
-    assert zeros(made) == np.sum(array == 0)
-    assert encoding_name(made) == name
+    np.testing.assert_array_equal(to_dense(made), array)
+    assert count_zeros(made) == np.sum(array == 0)
+    assert name_encoding(made) == name
     arrays = [(d.arraySegments, d.arrayIndices) for d in encoding.dimMetadata if d.format]
-    assert index_bytes(made) == sum(len(one.values) * width // 8 for one in itertools.chain(*arrays))
+    assert count_index_bytes(made) == sum(len(one.values) * width // 8 for one in itertools.chain(*arrays))
 
 
 def spoil(encoding: Any, what: str) -> None:
@@ -321,7 +327,7 @@ def test_damaged_encodings_are_refused(what: str) -> None:
     encoding, values = encode(array, {1: 4}, [0, 1, 2], {1}, 8)
     spoil(encoding, what)
     made = tensor(values[:-4] if what == "values" else values, (6, 8), encoding=encoding)
-    for function in (zeros, dense_view):
+    for function in (count_zeros, to_dense):
         with pytest.raises(ExportError, match=r"damaged.*'w', shape"):
             function(made)
 
@@ -339,8 +345,8 @@ def test_damaged_encodings_are_refused(what: str) -> None:
 )
 def test_types(dtype: str, stored: list[int], expected: list) -> None:
     made = tensor(np.array(stored, np.uint8), (2, 3), dtype)
-    np.testing.assert_array_equal(dense_view(made), expected)
-    assert zeros(made) == np.sum(np.array(expected) == 0)
+    np.testing.assert_array_equal(to_dense(made), expected)
+    assert count_zeros(made) == np.sum(np.array(expected) == 0)
 
 
 @pytest.mark.parametrize(
@@ -349,7 +355,7 @@ def test_types(dtype: str, stored: list[int], expected: list) -> None:
 def test_zero_is_the_zero_point(points: list[int], dimension: int, expected: int) -> None:
     values = np.array([[2, 1, 4], [5, 2, 0]], np.uint8)
     made = tensor(values, (2, 3), "UINT8", zero_points=np.array(points), quantized_dimension=dimension)
-    assert zeros(made) == expected
+    assert count_zeros(made) == expected
 
 
 # --- the whole file ----------------------------------------------------------------------------------------------
@@ -376,8 +382,8 @@ def test_bytes_add_up(two_layers: bytes) -> None:
     assert [row.op_index for row in sorted(inspection.tensors, key=lambda row: -row.bytes)] == [0, 1]
 
 
-def test_encoded_bytes_add_up(files: dict) -> None:
-    for _, file in files.values():
+def test_encoded_bytes_add_up(files: Files) -> None:
+    for _, file in map(files.__getitem__, FILES):
         inspection = inspect_file(file)
         row = weight_row(inspection)
         assert row.bytes == inspection.value_bytes + inspection.index_bytes
@@ -475,12 +481,12 @@ def test_weights_passed_into_a_loop_are_followed() -> None:
         main, _, body = model.subgraphs
         (loop,) = operators(model, "WHILE")
         index = next(i for i, one in enumerate(body.tensors) if one.shape is not None and list(one.shape) == [64, 8])
-        moved = schema.TensorT.InitFromObj(_packed(body.tensors[index]))
+        moved = schema.TensorT.InitFromObj(_serialize(body.tensors[index]))
         main.tensors.append(moved)
         body.tensors[index].buffer = 0
         for graph in model.subgraphs[1:]:
             if graph is not body:
-                graph.tensors.append(schema.TensorT.InitFromObj(_packed(body.tensors[index])))
+                graph.tensors.append(schema.TensorT.InitFromObj(_serialize(body.tensors[index])))
             place = index if graph is body else len(graph.tensors) - 1
             graph.inputs = np.append(graph.inputs, np.int32(place))
         body.outputs = np.append(body.outputs, np.int32(index))
@@ -499,12 +505,12 @@ def test_both_branches_of_a_condition_are_followed() -> None:
     then = subgraph(1, 3, Operator(0, "MUL", 1, (0, 1), (2,), {}), inputs=(0, 1))
     other = subgraph(2, 3, Operator(0, "ADD", 1, (0, 0), (2,), {}), inputs=(0, 1))
     graph = Graph((main, then, other), {})
-    assert [use.operator.name for use in uses(graph, main, 1)] == ["MUL", "ADD", "ADD"]
-    assert [use.operator.name for use in uses(graph, main, 2)] == ["MUL"]
-    assert uses(graph, main, 0) == []
+    assert [use.operator.name for use in find_uses(graph, main, 1)] == ["MUL", "ADD", "ADD"]
+    assert [use.operator.name for use in find_uses(graph, main, 2)] == ["MUL"]
+    assert find_uses(graph, main, 0) == []
 
 
-def _packed(stored: Any) -> Any:
+def _serialize(stored: Any) -> Any:
     import flatbuffers
 
     builder = flatbuffers.Builder(256)
@@ -530,18 +536,18 @@ def test_what_is_no_file_or_no_tflite_file(tmp_path: Path, two_layers: bytes) ->
         inspect(other)
 
 
-def test_truncated_files_never_pass_for_whole_ones(files: dict) -> None:
-    for _, file in files.values():
+def test_truncated_files_never_pass_for_whole_ones(files: Files) -> None:
+    for _, file in map(files.__getitem__, FILES):
         for length in np.linspace(8, len(file) - 8, 12, dtype=int):
             with pytest.raises(ExportError):
                 inspect_file(file[:length])
 
 
-def test_damaged_files_are_read_or_refused(files: dict) -> None:
+def test_damaged_files_are_read_or_refused(files: Files) -> None:
     """Whatever a byte says: facts, or an ExportError, never another exception."""
     random = np.random.default_rng(0)
     refused = 0
-    for _, file in files.values():
+    for _, file in map(files.__getitem__, FILES):
         for _ in range(25):
             damaged = bytearray(file)
             for place in random.integers(0, len(file), 3):
@@ -584,7 +590,7 @@ def test_operator_without_its_options(two_layers: bytes) -> None:
 # --- shown and saved ---------------------------------------------------------------------------------------------
 
 
-def test_shown_and_saved(files: dict, tmp_path: Path) -> None:
+def test_shown_and_saved(files: Files, tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
     path.write_bytes(files["blocks"][1])
     inspection = inspect(path)
@@ -602,19 +608,14 @@ def test_shown_and_saved(files: dict, tmp_path: Path) -> None:
             assert word in " ".join(shown.getvalue().split())
 
 
-def test_command(files: dict, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_command(files: Files, tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
     path.write_bytes(files["blocks"][1])
-    shown = io.StringIO()
-    run(path, True, Console(file=shown, width=40))
-    assert json.loads(shown.getvalue()) == inspect(path).to_dict()
-    shown = io.StringIO()
-    run(path, False, Console(file=shown, width=100))
-    assert "block 1x4" in shown.getvalue()
+    printed = call("inspect", str(path), "--json", cwd=tmp_path)
+    assert (printed.code, json.loads(printed.out)) == (0, inspect(path).to_dict())
+    assert "block 1x4" in call("inspect", str(path), cwd=tmp_path).out
     path.write_bytes(b"no model")
-    capsys.readouterr()
-    assert cli.main(["inspect", str(path)]) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert "Not a TFLite file" in said.err
-    assert said.err.count("\n") == 1
+    refused = call("inspect", str(path), cwd=tmp_path)
+    assert (refused.code, refused.out) == (1, "")
+    assert "Not a TFLite file" in refused.err
+    assert refused.err.count("\n") == 1

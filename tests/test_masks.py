@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
 import zipfile
@@ -129,6 +130,27 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
             tpi.Masks.load(tmp_path / f"{name}.npz")
     with pytest.raises(FileNotFoundError):
         tpi.Masks.load(tmp_path / "nowhere.npz")
+
+
+@pytest.mark.parametrize("change", [{"format": "a"}, {"format": "z"}, {"version": 0}, {"version": 99}])
+def test_files_of_another_format_or_version_are_refused(saved: Path, change: dict[str, object]) -> None:
+    with np.load(saved) as file:
+        arrays = dict(file)
+    arrays["header"] = np.array(json.dumps(json.loads(str(arrays["header"])) | change))
+    np.savez(saved, **arrays)
+    ((name, value),) = change.items()
+    with pytest.raises(MaskFileError, match=f"is not a mask file this version reads.*{name} {value!r}"):
+        tpi.Masks.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("count", "ending"), [(7, r"7/kernel\. "), (8, r"8/kernel\. "), (11, r"8/kernel and 3 more\. ")]
+)
+def test_long_lists_of_names_are_cut(count: int, ending: str) -> None:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="dense")])
+    masks = tpi.Masks({f"{i}/kernel": np.ones((2, 2), bool) for i in range(1, count + 1)})
+    with pytest.raises(MaskMismatchError, match=f"Not in the model: 1/kernel, 2/kernel.*{ending}"):
+        masks.check(model)
 
 
 def test_a_failed_save_leaves_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

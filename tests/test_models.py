@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from tiers import rows
 
 from tfprune_init import datasets, models
 from tfprune_init.errors import OptionError
@@ -229,7 +230,9 @@ def test_model_survives_saving(build: Callable[..., keras.Model], tmp_path: Path
     assert [v.path for v in loaded.variables] == [v.path for v in model.variables]
 
 
-@pytest.mark.parametrize("build", SMALL_BUILDERS, ids=lambda build: build.__name__)
+@pytest.mark.parametrize(
+    "build", rows(SMALL_BUILDERS, [models.lenet_300_100, models.lenet_5]), ids=lambda b: b.__name__
+)
 def test_model_learns_the_digits(build: Callable[..., keras.Model]) -> None:
     keras.utils.set_random_seed(0)
     ds = datasets.load("digits")
@@ -243,8 +246,8 @@ def test_model_learns_the_digits(build: Callable[..., keras.Model]) -> None:
     assert model.evaluate(ds.test, verbose=0)[1] > 0.9
 
 
-@pytest.mark.parametrize("room", ["lenet", "vgg", "resnet", "initialization"])
-def test_examples_in_the_docstrings_run(room: str) -> None:
-    outcome = doctest.testmod(importlib.import_module(f"tfprune_init.models.{room}"))
+@pytest.mark.parametrize("module", ["lenet", "vgg", "resnet", "initialization"])
+def test_examples_in_the_docstrings_run(module: str) -> None:
+    outcome = doctest.testmod(importlib.import_module(f"tfprune_init.models.{module}"))
     assert outcome.attempted > 0
     assert outcome.failed == 0

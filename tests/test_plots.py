@@ -23,9 +23,9 @@ import tfprune_init as tpi
 from tfprune_init import plots
 from tfprune_init.errors import MaskMismatchError, OptionError, PruningError
 from tfprune_init.experiments import Results, Run
+from tfprune_init.graph.variables import find_prunable_variables
 from tfprune_init.models import lenet_5, lenet_300_100, resnet50
-from tfprune_init.plots.style import look, percent, short_number
-from tfprune_init.targets import find_targets
+from tfprune_init.plots.style import format_number, format_percent, get_look
 
 GUESS = 0.125
 
@@ -86,7 +86,7 @@ def digits() -> Any:
 def masks(lenet: Any, digits: Any) -> dict[str, tpi.Masks]:
     return {
         "snip": tpi.find_masks(lenet, digits, sparsity=0.97, method="snip", verbose=0),
-        "magnitude": tpi.find_masks(lenet, None, sparsity=0.97, method="magnitude", scope="layerwise", verbose=0),
+        "magnitude": tpi.find_masks(lenet, None, sparsity=0.97, method="magnitude", allocation="uniform", verbose=0),
         "random": tpi.find_masks(lenet, None, sparsity=0.9, method="random", verbose=0),
     }
 
@@ -112,7 +112,7 @@ def reports(digits: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def deep() -> dict[str, Run]:
     """Counts of two methods on ResNet50 at 99.9%, of which one empties many layers."""
-    targets = find_targets(resnet50((32, 32, 3), 10)).prunable
+    targets = find_prunable_variables(resnet50((32, 32, 3), 10)).prunable
     rng = np.random.default_rng(0)
     sizes = [(target.path, target.size) for target in targets]
     counts = {
@@ -198,20 +198,20 @@ def test_a_stranger_can_read_it(name: str, request: pytest.FixtureRequest) -> No
 
 
 def test_series_differ_without_colours() -> None:
-    looks = [look(number) for number in range(30)]
+    looks = [get_look(number) for number in range(30)]
     assert len({(one.marker, str(one.line)) for one in looks}) == 30
 
 
 @pytest.mark.parametrize(("share", "text"), [(0.9, "90%"), (0.995, "99.5%"), (0.999, "99.9%"), (0.9999, "99.99%")])
 def test_percent(share: float, text: str) -> None:
-    assert percent(share) == text
+    assert format_percent(share) == text
 
 
 @pytest.mark.parametrize(
     ("number", "text"), [(0.001, "0.001"), (5e3, "5000"), (2e4, "20k"), (5e5, "500k"), (1e6, "1M")]
 )
 def test_short_number(number: float, text: str) -> None:
-    assert short_number(number) == text
+    assert format_number(number) == text
 
 
 # ---------------------------------------------------------------------------------------------------- accuracies
@@ -569,7 +569,7 @@ ONES = {"a/kernel": [[1.0, 1.0], [1.0, 1.0]]}
         (lambda: plots.weight_histograms({"b/kernel": [1.0]}, TWO), MaskMismatchError, "no weights of that path"),
         (lambda: plots.weight_histograms({"a/kernel": [1.0]}, TWO), MaskMismatchError, r"shape \(1,\)"),
         (lambda: plots.weight_histograms({"a/kernel": np.eye(2)}, TWO), OptionError, "zero wherever the masks prune"),
-        (lambda: plots.weight_histograms(ONES, TWO, paths="a"), OptionError, "Nearest: a/kernel"),
+        (lambda: plots.weight_histograms(ONES, TWO, paths="a"), OptionError, "There is: a/kernel"),
         (lambda: plots.weight_histograms(ONES, TWO, paths=[]), OptionError, "Received: none"),
         (lambda: plots.kernel_heat_map(TWO, "b/kernel"), OptionError, "no mask for 'b/kernel'"),
         (lambda: plots.kernel_heat_map({"a/bias": [1, 0]}, "a/bias"), OptionError, r"'a/bias' of shape \(2,\)"),

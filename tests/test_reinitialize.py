@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from model_kinds import CLASSES, KERASES, KINDS, build
+from model_kinds import CLASSES, KERAS, KINDS, build
 from model_kinds import data as images
+from tiers import rows
 from training import Policy, dense, fit_watched, leaks, random_masks, weights
 
 import tfprune_init as tpi
 from tfprune_init.errors import ModelError, OptionError
-from tfprune_init.reinitialize import reinitialize
-from tfprune_init.targets import all_variables, find_targets
+from tfprune_init.graph.variables import find_prunable_variables, list_variables
+from tfprune_init.masking.reinitialization import reinitialize
 
 WEIGHTS = ["random", "random_same_sign", "constant", "constant_same_sign", "shuffled"]
 Values = dict[str, np.ndarray]
@@ -24,16 +25,16 @@ Values = dict[str, np.ndarray]
 
 def values(model: Any) -> Values:
     """Every variable's value, by path."""
-    return {target.path: np.array(target.tensor) for target in all_variables(model)}
+    return {target.path: np.array(target.tensor) for target in list_variables(model)}
 
 
 def kernels(model: Any) -> list[str]:
-    return [target.path for target in find_targets(model).prunable]
+    return [target.path for target in find_prunable_variables(model).prunable]
 
 
 def again(model: Any, start: Values, *arguments: Any, **options: Any) -> Values:
     """The values after `reinitialize` from `start`, an earlier state of the same model."""
-    for target in all_variables(model):
+    for target in list_variables(model):
         target.tensor.assign(start[target.path])
     assert reinitialize(model, *arguments, **options) is None
     return values(model)
@@ -74,18 +75,18 @@ def check_kinds(model: Any, masks: tpi.Masks) -> None:
         assert not any(np.array_equal(other[path], after[kind][path]) for path in masks), kind
 
 
-@pytest.mark.parametrize("package", KERASES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("package", KERAS)
+@pytest.mark.parametrize("kind", rows(KINDS, ["sequential"]))
 def test_kinds_under_attached_masks(kind: str, package: str) -> None:
     model = build(kind, package)
     masks = random_masks(model, 0.4)
     tpi.attach(model, masks)
     check_kinds(model, masks)
     reinitialize(model, seed=1)
-    fit_watched(model, masks, *images(), epochs=1, K=KERASES[package])
+    fit_watched(model, masks, *images(), epochs=1, K=KERAS[package])
 
 
-@pytest.mark.parametrize("package", KERASES)
+@pytest.mark.parametrize("package", KERAS)
 def test_kinds_on_a_plain_model(package: str) -> None:
     model = build("functional", package)
     check_kinds(model, tpi.Masks({path: np.ones_like(values(model)[path], bool) for path in kernels(model)}))
@@ -116,7 +117,7 @@ def test_a_loaded_model_keeps_its_zeros_before_its_first_step(tmp_path: Path) ->
 
 def test_only_what_carries_a_mask_keeps_zeros() -> None:
     model = dense()
-    masks = random_masks(model, filters="a")
+    masks = random_masks(model, exclude="a")
     tpi.attach(model, masks)
     model.layers[0].kernel.assign(np.eye(6, 16))
     reinitialize(model, "random_same_sign")
@@ -143,9 +144,9 @@ def wide(K: Any) -> Any:
     return K.Model(inputs, x)
 
 
-@pytest.mark.parametrize("package", KERASES)
+@pytest.mark.parametrize("package", KERAS)
 def test_the_new_weights_spread_as_those_keras_drew(package: str) -> None:
-    K = KERASES[package]
+    K = KERAS[package]
     K.utils.set_random_seed(3)
     model = wide(K)
     built = values(model)
@@ -159,17 +160,17 @@ def test_the_new_weights_spread_as_those_keras_drew(package: str) -> None:
     np.testing.assert_allclose(np.abs(constant["both/forward_gru/gru_cell/recurrent_kernel"]), 72**-0.5, rtol=0.02)
 
 
-@pytest.mark.parametrize("package", KERASES)
+@pytest.mark.parametrize("package", KERAS)
 def test_the_constant_is_that_of_the_distribution_however_small_the_variable(package: str) -> None:
-    K = KERASES[package]
+    K = KERAS[package]
     model = K.Sequential([K.Input((1,)), K.layers.Dense(1, kernel_initializer=K.initializers.RandomNormal(stddev=2.0))])
     reinitialize(model, "constant")
     assert abs(float(values(model)[kernels(model)[0]].item())) == pytest.approx(2.0, rel=0.1)
 
 
-@pytest.mark.parametrize("package", KERASES)
+@pytest.mark.parametrize("package", KERAS)
 def test_initializers_with_a_seed_of_their_own_draw_anew(package: str) -> None:
-    K = KERASES[package]
+    K = KERAS[package]
     layers = [K.layers.Dense(6, name=name, kernel_initializer=K.initializers.HeNormal(seed=7)) for name in "ab"]
     model = K.Sequential([K.Input((6,)), *layers])
     before = values(model)
@@ -191,9 +192,9 @@ def test_a_seed_generator_is_left_where_it_is() -> None:
     np.testing.assert_array_equal(np.array(generator.state.value), state)
 
 
-@pytest.mark.parametrize("package", KERASES)
+@pytest.mark.parametrize("package", KERAS)
 def test_global_generators_neither_decide_nor_move(package: str) -> None:
-    K = KERASES[package]
+    K = KERAS[package]
     model = dense(K)
     before = values(model)
     results, states = [], []
@@ -206,9 +207,9 @@ def test_global_generators_neither_decide_nor_move(package: str) -> None:
     assert same(*results)
 
 
-@pytest.mark.parametrize("package", KERASES)
+@pytest.mark.parametrize("package", KERAS)
 def test_initializers_without_a_seed_give_what_they_give(package: str) -> None:
-    K = KERASES[package]
+    K = KERAS[package]
     model = dense(K, kernel_initializer=lambda shape, dtype=None: np.linspace(-1, 1, np.prod(shape)).reshape(shape))
     given = values(model)
     reinitialize(model, "shuffled")
@@ -220,11 +221,11 @@ def test_initializers_without_a_seed_give_what_they_give(package: str) -> None:
     np.testing.assert_array_equal(values(identity)["a/kernel"], np.eye(4))
 
 
-@pytest.mark.parametrize("package", KERASES)
+@pytest.mark.parametrize("package", KERAS)
 def test_filters_leave_alone_and_change_nothing_else(package: str) -> None:
-    model = dense(KERASES[package])
+    model = dense(KERAS[package])
     before = values(model)
-    everything, some = again(model, before), again(model, before, filters=["a", "c/*"])
+    everything, some = again(model, before), again(model, before, exclude=["a", "c/*"])
     assert same(some, {**before, "b/kernel": everything["b/kernel"]})
 
 
@@ -239,8 +240,8 @@ def test_filters_leave_alone_and_change_nothing_else(package: str) -> None:
     ],
 )
 def test_dtypes(package: str, policy: str, dtype: str) -> None:
-    with Policy(policy, KERASES[package]):
-        model = dense(KERASES[package])
+    with Policy(policy, KERAS[package]):
+        model = dense(KERAS[package])
     masks = random_masks(model, 0.4)
     tpi.attach(model, masks)
     before = values(model)
@@ -257,7 +258,7 @@ def test_dtypes(package: str, policy: str, dtype: str) -> None:
 
 def own(package: str, initializer: Any = None) -> Any:
     """A model with a layer that says itself what may be pruned, and may say what it is initialized with."""
-    K = KERASES[package]
+    K = KERAS[package]
 
     class Scale(K.layers.Layer):
         def build(self, shape: Any) -> None:
@@ -277,23 +278,23 @@ def own(package: str, initializer: Any = None) -> Any:
     return K.Sequential([K.Input((6,)), K.layers.Dense(4, name="a"), Scale(name="scale")])
 
 
-@pytest.mark.parametrize("package", KERASES)
+@pytest.mark.parametrize("package", KERAS)
 def test_a_layer_of_ones_own_is_asked_for_its_initializer(package: str) -> None:
-    model = own(package, KERASES[package].initializers.RandomUniform(2.0, 3.0))
+    model = own(package, KERAS[package].initializers.RandomUniform(2.0, 3.0))
     before = values(model)
     after = again(model, before)["scale/factor_kernel"]
     assert not (after == before["scale/factor_kernel"]).any()
     assert ((after >= 2) & (after < 3)).all()
 
 
-@pytest.mark.parametrize("package", KERASES)
+@pytest.mark.parametrize("package", KERAS)
 def test_a_layer_without_initializer_is_refused_by_name(package: str) -> None:
     model = own(package)
     before = values(model)
-    with pytest.raises(ModelError, match=r"'scale' \(Scale\).*scale/factor_kernel.*filters=\['scale/factor_kernel'\]"):
+    with pytest.raises(ModelError, match=r"'scale' \(Scale\).*scale/factor_kernel.*exclude=\['scale/factor_kernel'\]"):
         reinitialize(model)
     assert same(values(model), before)
-    assert list(again(model, before, filters=["scale/factor_kernel"])) == list(before)
+    assert list(again(model, before, exclude=["scale/factor_kernel"])) == list(before)
     assert not same(again(model, before, "shuffled"), before)
 
 
@@ -301,22 +302,22 @@ def noise(package: str) -> Callable[..., Any]:
     return {"keras": keras.random.normal, "tf_keras": tf_keras.backend.random_normal}[package]
 
 
-@pytest.mark.parametrize("package", KERASES)
+@pytest.mark.parametrize("package", KERAS)
 @pytest.mark.parametrize("kind", ["random", "constant"])
 def test_randomness_without_a_seed_is_refused(kind: str, package: str) -> None:
-    model = dense(KERASES[package], kernel_initializer=lambda shape, dtype=None: noise(package)(shape, dtype=dtype))
-    with pytest.raises(ModelError, match=r"initializer of a/kernel is random.*'seed'.*filters=.*Received: <function"):
+    model = dense(KERAS[package], kernel_initializer=lambda shape, dtype=None: noise(package)(shape, dtype=dtype))
+    with pytest.raises(ModelError, match=r"initializer of a/kernel is random.*'seed'.*exclude=.*Received: <function"):
         reinitialize(model, kind)
 
 
-@pytest.mark.parametrize("package", KERASES)
+@pytest.mark.parametrize("package", KERAS)
 @pytest.mark.parametrize("kind", ["constant", "constant_same_sign"])
 def test_a_constant_of_zero_is_refused(kind: str, package: str) -> None:
-    K = KERASES[package]
+    K = KERAS[package]
     layers = [K.layers.Dense(6, name="a"), K.layers.Dense(6, name="b", kernel_initializer="zeros")]
     model = K.Sequential([K.Input((6,)), *layers])
     before = values(model)
-    with pytest.raises(ModelError, match=r"initializer of b/kernel.* is 0.*filters=\['b/kernel'\].*Received: .*Zeros"):
+    with pytest.raises(ModelError, match=r"initializer of b/kernel.* is 0.*exclude=\['b/kernel'\].*Received: .*Zeros"):
         reinitialize(model, kind)
     assert same(values(model), before)
 
@@ -324,12 +325,12 @@ def test_a_constant_of_zero_is_refused(kind: str, package: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "randm"}, r"no kind 'randm'\. Nearest names: random"),
-        ({"kind": None}, r"no kind None\. Nearest names: random, .*shuffled"),
+        ({"kind": "randm"}, r"no kind 'randm'\. Did you mean 'random'"),
+        ({"kind": None}, r"no kind None\. There is: .*random.*shuffled"),
         ({"seed": -1}, r"non-negative integer\. Received: seed=-1"),
         ({"seed": True}, r"Received: seed=True"),
         ({"seed": None}, r"Received: seed=None"),
-        ({"filters": "haed"}, r"'haed' matches no prunable variable"),
+        ({"exclude": "haed"}, r"'haed' matches no prunable variable"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:

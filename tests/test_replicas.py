@@ -18,8 +18,8 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)])
 import keras, tf_keras
 import tfprune_init as tpi
-from tfprune_init.kerases import own_copies, tensor_of
-from tfprune_init.strategies import replicas_of
+from tfprune_init.backend.compat import get_local_copies, get_tf_variable
+from tfprune_init.backend.replicas import find_replicas
 K = {"keras": keras, "tf_keras": tf_keras}[which]
 L = K.layers
 result = {}
@@ -55,7 +55,7 @@ x, y, weight = rng.normal(size=(23, 6, 6, 2)), np.arange(23) % 3, rng.uniform(0.
 data = tf.data.Dataset.from_tensor_slices((x, y)).batch(13)
 alone, spread = twins("float64")
 
-replicas = replicas_of(spread)
+replicas = find_replicas(spread)
 result["replicas"] = [replicas.count, replicas.workers]
 result["parts"] = [[part.start, part.stop] for part in replicas.parts(13)]
 def compared(method, data=data, **options):
@@ -70,8 +70,8 @@ weighted = (x[:13], y[:13], weight[:13])
 result["scores"]["sample weights"] = compared("snip", weighted)
 summed = K.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
 result["scores"]["summed"] = compared("snip", loss=summed, batches=2)
-result["scores"]["inference"] = compared("snip", batchnorm="inference")
-copies = [copy for v in spread.variables for copy in own_copies(tensor_of(v))]
+result["scores"]["inference"] = compared("snip", training=False)
+copies = [copy for v in spread.variables for copy in get_local_copies(get_tf_variable(v))]
 for i, copy in enumerate(copies):  # statistics of replicas may differ, and must come back
     if "moving" in copy.name:
         copy.assign(copy + 1e-3 * i)
@@ -104,7 +104,8 @@ result["float32"] = compared("snip")
 report = tpi.prune_at_init(spread, data, sparsity=0.7, method="snip")
 result["kept"] = report.masks.kept == (report.masks.size * 3) // 10
 held = report.masks.check(spread)
-result["zeros"] = all((c.numpy()[~report.masks[p]] == 0).all() for p, t in held.items() for c in own_copies(t.tensor))
+copies = [(p, c) for p, t in held.items() for c in get_local_copies(t.tensor)]
+result["zeros"] = all((c.numpy()[~report.masks[p]] == 0).all() for p, c in copies)
 
 def refusal(call):
     try:
@@ -128,28 +129,33 @@ def scoring(request: Any) -> dict[str, Any]:
     return {**fresh_process(SCORING, *request.param), "asked": int(request.param[1])}
 
 
+@pytest.mark.process
 def test_replicas_take_equal_parts(scoring: dict[str, Any]) -> None:
     assert scoring["replicas"] == [scoring["asked"], 1]
     assert scoring["parts"] == {2: [[0, 6], [6, 13]], 4: [[0, 3], [3, 6], [6, 9], [9, 13]]}[scoring["asked"]]
 
 
+@pytest.mark.process
 def test_scores_are_those_of_one_device_on_the_whole_batch(scoring: dict[str, Any]) -> None:
     assert {what: worst for what, worst in scoring["scores"].items() if not worst < 1e-12} == {}
     assert len(scoring["scores"]) >= 5
     assert scoring["float32"] < 1e-5
 
 
+@pytest.mark.process
 def test_masks_are_those_of_one_device(scoring: dict[str, Any]) -> None:
     assert all(scoring["masks"].values()), scoring["masks"]
     assert scoring["kept"]
     assert scoring["zeros"]
 
 
+@pytest.mark.process
 def test_every_replica_is_left_as_it_was(scoring: dict[str, Any]) -> None:
     assert scoring["no trace"]
     assert scoring["statistics"] == 4 * scoring["asked"]
 
 
+@pytest.mark.process
 def test_what_replicas_cannot_do_is_refused(scoring: dict[str, Any]) -> None:
     refused = scoring["refused"]
     assert refused["few examples"].startswith("DataError: A batch must have an example for each replica. Received: 1")
@@ -165,7 +171,7 @@ import numpy as np, tensorflow as tf
 strategy = tf.distribute.MultiWorkerMirroredStrategy()
 import keras
 import tfprune_init as tpi
-from tfprune_init.strategies import replicas_of
+from tfprune_init.backend.replicas import find_replicas
 keras.config.set_dtype_policy("float64")
 keras.config.set_floatx("float64")
 index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
@@ -187,7 +193,7 @@ rng = np.random.default_rng(0)
 x, y = rng.normal(size=(19, 6, 6, 2)), np.arange(19) % 3
 data = tf.data.Dataset.from_tensor_slices((x, y)).batch(11)
 distributed = strategy.experimental_distribute_dataset(data)
-replicas = replicas_of(spread)
+replicas = find_replicas(spread)
 result = {"replicas": [replicas.count, replicas.workers]}
 for method in ("snip", "grasp"):
     one, other = (tpi.score(model, data, method, batches=2) for model in (alone, spread))
@@ -214,6 +220,7 @@ print(json.dumps(result))
 """
 
 
+@pytest.mark.cluster
 def test_scoring_in_a_cluster_of_workers() -> None:
     with Cluster(SCORING_IN_A_CLUSTER) as cluster:
         results = cluster.results()

@@ -87,22 +87,22 @@ def test_integer_inputs_are_measured_from_the_embedding() -> None:
 
 
 def test_methods_of_ones_own_work_everywhere() -> None:
-    @tpi.criterion("test_smallest")
-    def smallest(probe: Any) -> dict[str, np.ndarray]:
-        return {path: 1.0 / (abs(gradient) + 1.0) for path, gradient in probe.gradients().items()}
+    @tpi.register_criterion("test_smallest")
+    def smallest(engine: Any) -> dict[str, np.ndarray]:
+        return {path: 1.0 / (abs(gradient) + 1.0) for path, gradient in engine.gradients().items()}
 
-    tpi.register(tpi.Method("test_smallest", "test_smallest", scope="layerwise", summary="for this test"))
+    tpi.register_method(tpi.Method("test_smallest", "test_smallest", allocation="uniform", summary="for this test"))
     report = tpi.prune_at_init(build("sequential", "keras"), data(), sparsity=0.5, method="test_smallest")
     assert report.masks.density == 0.5
     with pytest.raises(tpi.PruningError, match="already"):
-        tpi.register(tpi.Method("test_smallest", "test_smallest"))
-    with pytest.raises(tpi.PruningError, match="criterion must be one of"):
-        tpi.register(tpi.Method("test_other", "nothing"))
+        tpi.register_method(tpi.Method("test_smallest", "test_smallest"))
+    with pytest.raises(tpi.PruningError, match="There is no criterion"):
+        tpi.register_method(tpi.Method("test_other", "nothing"))
 
-    @tpi.criterion("test_broken")
-    def broken(probe: Any) -> dict[str, np.ndarray]:
-        return {path: gradient * np.nan for path, gradient in probe.gradients().items()}
+    @tpi.register_criterion("test_broken")
+    def broken(engine: Any) -> dict[str, np.ndarray]:
+        return {path: gradient * np.nan for path, gradient in engine.gradients().items()}
 
-    tpi.register(tpi.Method("test_broken", "test_broken"))
+    tpi.register_method(tpi.Method("test_broken", "test_broken"))
     with pytest.raises(tpi.PruningError, match="hold NaN"):
         tpi.find_masks(build("sequential", "keras"), data(), sparsity=0.5, method="test_broken")

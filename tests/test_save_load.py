@@ -12,11 +12,12 @@ import pytest
 import tensorflow as tf
 from model_kinds import build
 from model_kinds import data as images
+from tiers import rows
 from training import CLASSES, data, dense, fit_watched, fresh_process, held, leaks, loss, random_masks, weights
 
 import tfprune_init as tpi
-from tfprune_init.enforce import attached_masks
 from tfprune_init.errors import EnforcementError
+from tfprune_init.masking.attachment import get_attached_masks
 
 L = keras.layers
 
@@ -58,6 +59,7 @@ from pathlib import Path
 import numpy as np
 import keras
 import tfprune_init as tpi
+from tfprune_init.masking.attachment import get_attached_masks
 
 x = np.random.default_rng(0).normal(size=(24, 6)).astype("float32")
 y = np.arange(24) % 3
@@ -65,7 +67,7 @@ result = {}
 for file in sorted(Path(sys.argv[1]).glob("*.keras")):
     masks = tpi.Masks.load(file.with_suffix(".npz"))
     model = keras.saving.load_model(file)
-    carried = tpi.enforce.attached_masks(model) == masks
+    carried = get_attached_masks(model) == masks
     if file.stem == "clipnorm":
         tpi.attach(model)
     targets = masks.check(model)
@@ -109,6 +111,7 @@ def attached(build_model: Callable[[], Any], optimizer: Any, sparsity: float = 0
     return model, masks
 
 
+@pytest.mark.process
 def test_loaded_in_a_new_process_it_trains_on_with_its_zeros(tmp_path: Path) -> None:
     x, y = data()
     for name, (build_model, optimizer) in SAVED.items():
@@ -126,6 +129,7 @@ def test_loaded_in_a_new_process_it_trains_on_with_its_zeros(tmp_path: Path) -> 
     np.testing.assert_allclose(np.load(tmp_path / "clipnorm.npy"), straight.get_weights()[0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.process
 def test_without_the_package_nothing_loads_that_could_leak(tmp_path: Path) -> None:
     model, _ = attached(dense, "sgd")
     model.save(tmp_path / "model.keras")
@@ -144,7 +148,7 @@ def test_what_a_saved_file_holds_is_small_and_the_constraint_beneath_comes_back(
     assert saved["registered_name"] == "tfprune_init>MaskConstraint"
     assert saved["config"]["then"]["class_name"] == "MaxNorm"
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert attached_masks(loaded) == masks
+    assert get_attached_masks(loaded) == masks
     plain = tpi.strip(loaded).get_layer("depthwise")
     assert isinstance(plain.depthwise_constraint, keras.constraints.MaxNorm)
     assert plain.kernel.constraint is plain.depthwise_constraint
@@ -157,7 +161,7 @@ def test_config_json_and_own_dense_layer() -> None:
     masks = random_masks(model)
     tpi.attach(model, masks)
     for copy in (keras.Sequential.from_config(model.get_config()), keras.models.model_from_json(model.to_json())):
-        assert attached_masks(copy) == masks
+        assert get_attached_masks(copy) == masks
         copy.compile(keras.optimizers.Adam(0.01, use_ema=True), loss())
         fit_watched(copy, masks, *data())
 
@@ -177,7 +181,7 @@ def test_weights_only_and_other_formats(tmp_path: Path) -> None:
     np.testing.assert_allclose(exported.serve(x), model.predict(x, verbose=0), rtol=1e-5, atol=1e-6)
     model.save(tmp_path / "model.h5")
     loaded = keras.models.load_model(tmp_path / "model.h5")
-    assert attached_masks(loaded) == masks
+    assert get_attached_masks(loaded) == masks
     loaded.compile("adam", loss())  # Keras cannot train on with the optimizer of an .h5 file, pruned or not
     fit_watched(loaded, masks, x, y)
 
@@ -266,7 +270,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize(
+    "name", rows(REFUSED, ["attention", "subclassed", "own constructor, nested", "own layer", "unsavable layer"])
+)
 def test_saving_is_refused_where_the_masks_would_be_lost(name: str, tmp_path: Path) -> None:
     build_model, culprit = REFUSED[name]
     model, masks = attached(build_model, "sgd")
@@ -291,9 +297,10 @@ def test_saving_is_refused_where_the_masks_would_be_lost(name: str, tmp_path: Pa
         restored = tpi.Masks.from_zeros(loaded)
         assert all(np.array_equal(restored[path], masks[path]) for path in masks)
         tpi.attach(loaded, restored)
-        assert attached_masks(loaded) == restored
+        assert get_attached_masks(loaded) == restored
 
 
+@pytest.mark.slow
 def test_checkpoints_of_whole_models_work_where_saving_does(tmp_path: Path) -> None:
     x, y = data()
 
@@ -305,7 +312,7 @@ def test_checkpoints_of_whole_models_work_where_saving_does(tmp_path: Path) -> N
     fit_watched(model, masks, x, y, callbacks=both)
     for epoch in (1, 2):
         loaded = keras.saving.load_model(tmp_path / f"d{epoch}.keras")
-        assert attached_masks(loaded) == masks
+        assert get_attached_masks(loaded) == masks
         assert held(loaded, masks)
         model.load_weights(tmp_path / f"d{epoch}.weights.h5")
         assert all(np.array_equal(w, weights(loaded, masks)[path]) for path, w in weights(model, masks).items())
@@ -320,7 +327,7 @@ def test_checkpoints_of_whole_models_work_where_saving_does(tmp_path: Path) -> N
     assert (tmp_path / "a.weights.h5").exists()
 
 
-@pytest.mark.parametrize("kind", ["sequential", "functional", "subclassed"])
+@pytest.mark.parametrize("kind", rows(["sequential", "functional", "subclassed"], ["functional"]))
 def test_tf_keras_models_are_not_saved(kind: str, tmp_path: Path) -> None:
     tf_keras = pytest.importorskip("tf_keras")
     model = build(kind, "tf_keras")

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 import tfprune_init as tpi
-from tfprune_init.probe import Probe
-from tfprune_init.targets import find_targets
+from tfprune_init.graph.variables import find_prunable_variables
+from tfprune_init.scoring import ScoringEngine
 
 RNG = np.random.default_rng(7)
 X = RNG.normal(size=(40, 5))
@@ -202,7 +202,7 @@ class TestFloat64:
     def test_finite_differences(self, name: str) -> None:
         model, data, loss, options = FINITE_DIFFERENCE_CASES[name]()
         found = tpi.score(model, data, "snip", **options)
-        for target in find_targets(model).prunable:
+        for target in find_prunable_variables(model).prunable:
             value = target.tensor.numpy()
             for index in RNG.choice(value.size, size=min(6, value.size), replace=False):
                 slopes = []
@@ -244,7 +244,7 @@ def batchnorm_case(training: bool) -> tuple[keras.Model, Any, Callable[[keras.Mo
     def loss(model: keras.Model) -> float:
         return cross_entropy(model(IMAGES, training=training))
 
-    return convolutional(), (IMAGES, LABELS), loss, {"batchnorm": "batch" if training else "inference"}
+    return convolutional(), (IMAGES, LABELS), loss, {"training": training}
 
 
 def two_inputs_case() -> tuple[keras.Model, Any, Callable[[keras.Model], float], dict[str, Any]]:
@@ -364,12 +364,12 @@ def test_compiled_with_xla_the_scores_are_the_same() -> None:
 
 def test_sixty_steps_of_force_trace_once() -> None:
     model = mlp()
-    targets = find_targets(model).prunable
-    with Probe(model, targets, data=(X.astype("float32"), Y)) as probe:
+    targets = find_prunable_variables(model).prunable
+    with ScoringEngine(model, targets, data=(X.astype("float32"), Y)) as engine:
         for t in range(60):
-            probe.mask({target.path: np.full(target.shape, t % 2 == 0) for target in targets})
-            probe.gradients()
-        assert probe.traces == 1
+            engine.mask({target.path: np.full(target.shape, t % 2 == 0) for target in targets})
+            engine.gradients()
+        assert engine.traces == 1
 
 
 def test_dropout_is_active_in_batch_mode_and_drawn_from_the_seed() -> None:
@@ -381,10 +381,11 @@ def test_dropout_is_active_in_batch_mode_and_drawn_from_the_seed() -> None:
     first, again, other = (tpi.score(model, data, "snip", seed=seed)["a/kernel"] for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first, other, rtol=1e-2)
-    calm = [tpi.score(model, data, "snip", seed=seed, batchnorm="inference")["a/kernel"] for seed in (1, 2)]
+    calm = [tpi.score(model, data, "snip", seed=seed, training=False)["a/kernel"] for seed in (1, 2)]
     np.testing.assert_array_equal(*calm)
 
 
+@pytest.mark.slow
 def test_random_is_uniform_and_magnitude_keeps_the_largest() -> None:
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((40,)), keras.layers.Dense(50, name="a"), keras.layers.Dense(50, name="b")])
@@ -396,7 +397,7 @@ def test_random_is_uniform_and_magnitude_keeps_the_largest() -> None:
     assert abs(counts - 100).max() < 43
     assert counts.std() == pytest.approx(7.07, rel=0.1)
 
-    w = {t.path: t.tensor.numpy() for t in find_targets(model).prunable}
+    w = {t.path: t.tensor.numpy() for t in find_prunable_variables(model).prunable}
     kept = tpi.find_masks(model, None, sparsity=0.9, method="magnitude")
     every = np.concatenate([abs(v).ravel() for v in w.values()])
     threshold = np.sort(every)[-kept.kept]

@@ -12,11 +12,12 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tiers import rows
 
 from tfprune_init.errors import OptionError
-from tfprune_init.schedules import SCHEDULES, densities
-from tfprune_init.scopes import SCOPES, Layout, keep_top, keep_top_on_device, kept_count, scope_named
-from tfprune_init.units import UnitAxes
+from tfprune_init.graph.kernel_axes import KernelAxes
+from tfprune_init.selection import Layout, choose_masks, count_kept, find_allocation, keep_top, keep_top_on_device
+from tfprune_init.selection.schedules import SCHEDULES, compute_densities
 
 # Few distinct values, so that ties are the rule.
 tied = st.sampled_from([0.0, -0.0, 1.0, 2.0, 2.5, 1e-30, -1.0])
@@ -51,7 +52,7 @@ DTYPES = {tf.float64: np.float64, tf.float32: np.float32, tf.bfloat16: np.float3
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["graph", "XLA"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=[one.name for one in DTYPES])
+@pytest.mark.parametrize("dtype", rows(DTYPES, [tf.float32, tf.float16]), ids=[one.name for one in DTYPES])
 def test_selection_on_the_device_equals_that_on_the_host(dtype: tf.DType, compiled: bool) -> None:
     rng = np.random.default_rng(0)
     many = {"a": rng.normal(size=(40, 50)), "b": rng.normal(size=700) * 1e-30, "c": np.full((3, 7), -0.0)}
@@ -96,22 +97,22 @@ def test_a_collapsed_network_does_not_keep_everything() -> None:
 def test_kept_count_is_the_floor_of_the_decimal_that_was_written(size: int, parts: int) -> None:
     sparsity = float(f"0.{parts:04d}")
     exact = size * (1 - Fraction(parts, 10_000))
-    assert kept_count(size, 1.0 - sparsity) == math.floor(exact)
+    assert count_kept(size, 1.0 - sparsity) == math.floor(exact)
 
 
 @given(st.sampled_from(sorted(SCHEDULES)), st.floats(1e-4, 1.0), st.integers(1, 200))
 def test_schedules_never_rise_and_end_exactly(name: str, density: float, steps: int) -> None:
-    values = densities(name, density, steps)
+    values = compute_densities(name, density, steps)
     assert len(values) == steps
-    assert values[-1] == density
+    assert float(values[-1]) == pytest.approx(density, rel=1e-12)
     assert all(a >= b > 0 for a, b in zip([1.0, *values], values, strict=False))
 
 
 def test_schedules_have_their_closed_forms() -> None:
-    assert densities("exponential", 0.01, 4) == pytest.approx([0.01**0.25, 0.1, 0.01**0.75, 0.01])
-    assert densities("linear", 0.2, 4) == pytest.approx([0.8, 0.6, 0.4, 0.2])
-    assert densities("one_shot", 0.2, 2) == [0.2, 0.2]
-    assert densities(lambda density, steps: [0.9, density], 0.3, 2) == [0.9, 0.3]
+    assert compute_densities("exponential", 0.01, 4) == pytest.approx([0.01**0.25, 0.1, 0.01**0.75, 0.01])
+    assert compute_densities("linear", 0.2, 4) == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    assert compute_densities("one_shot", 0.2, 2) == [Fraction(1, 5), Fraction(1, 5)]
+    assert compute_densities(lambda density, steps: [0.9, density], 0.3, 2) == [Fraction(9, 10), Fraction(3, 10)]
 
 
 @pytest.mark.parametrize(
@@ -128,19 +129,19 @@ def test_schedules_have_their_closed_forms() -> None:
 )
 def test_schedules_refuse(schedule: Any, steps: Any, words: str) -> None:
     with pytest.raises(OptionError, match=words):
-        densities(schedule, 0.1, steps)
+        compute_densities(schedule, 0.1, steps)
 
 
-def test_scopes() -> None:
+def test_allocations() -> None:
     scores = {"big": np.arange(90.0, 100.0), "small": np.arange(10.0)}
-    layouts = {path: Layout((10,), UnitAxes((), (0,))) for path in scores}
-    together = SCOPES["global"].choose(scores, 0.5, None, layouts)
+    layouts = {path: Layout((10,), KernelAxes((), (0,))) for path in scores}
+    together = choose_masks(scores, 0.5, layouts)
     assert (together["big"].sum(), together["small"].sum()) == (10, 0)
-    apart = SCOPES["layerwise"].choose(scores, 0.5, None, layouts)
+    apart = choose_masks(scores, 0.5, layouts, allocation="uniform")
     assert (apart["big"].sum(), apart["small"].sum()) == (5, 5)
     assert apart["big"].tolist() == [False] * 5 + [True] * 5
-    with pytest.raises(OptionError, match="Did you mean 'layerwise'"):
-        scope_named("layer_wise")
+    with pytest.raises(OptionError, match="Did you mean 'uniform'"):
+        find_allocation("unifrom")
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -12,25 +12,25 @@ import numpy as np
 import pytest
 import tf_keras
 from tensorflow.lite.python import schema_py_generated as schema
+from tflite_files import converted, dense_model
 
 from tfprune_init.errors import ExportError, ModelError
-from tfprune_init.export import choose as choosing
-from tfprune_init.export import encode, export_tflite
-from tfprune_init.export.choose import choose
-from tfprune_init.export.convert import Converted, convert
-from tfprune_init.export.flatbuffer import densified
-from tfprune_init.export.forward import Forward
-from tfprune_init.export.graph import read_graph
-from tfprune_init.export.inputs import signature_of
+from tfprune_init.export import encoding_choice as choosing
+from tfprune_init.export import sparse_writer
+from tfprune_init.export.conversion import Converted
+from tfprune_init.export.encoding_choice import select_file
+from tfprune_init.export.flatbuffer import densify
+from tfprune_init.export.inference import InferenceFunction
+from tfprune_init.export.inputs import find_signature
 from tfprune_init.export.latency import Latency, Times
-from tfprune_init.export.sparse_encoding import dense_view
-from tfprune_init.export.sparsify import sparsified
-from tfprune_init.export.verify import Agreement, run_interpreters, verify
-from tfprune_init.scopes import Layout
-from tfprune_init.scopes.tflite import tflite
-from tfprune_init.units import UnitAxes
+from tfprune_init.export.sparse_reader import to_dense
+from tfprune_init.export.sparsification import sparsify
+from tfprune_init.export.tflite_graph import read_graph
+from tfprune_init.export.verification import Agreement, run_interpreters, verify
+from tfprune_init.graph.kernel_axes import KernelAxes
+from tfprune_init.selection import Layout, choose_masks
 
-KERASES = {"keras": keras, "tf_keras": tf_keras}
+KERAS = {"keras": keras, "tf_keras": tf_keras}
 
 
 def sparse_array(*shape: int, zeros: float = 0.8, seed: int = 0) -> np.ndarray:
@@ -38,7 +38,7 @@ def sparse_array(*shape: int, zeros: float = 0.8, seed: int = 0) -> np.ndarray:
     return (random.normal(size=shape) * (random.random(shape) >= zeros)).astype("float32")
 
 
-def unpacked(encoded: encode.Encoded, shape: tuple[int, ...]) -> np.ndarray:
+def unpacked(encoded: sparse_writer.Encoded, shape: tuple[int, ...]) -> np.ndarray:
     """The array, by a walk over the levels as the format is described: one loop nested in another."""
     parameters = encoded.parameters
     blocks = [] if parameters.blockMap is None else list(parameters.blockMap)
@@ -50,7 +50,7 @@ def unpacked(encoded: encode.Encoded, shape: tuple[int, ...]) -> np.ndarray:
             at = [0] * len(shape)
             for axis, step in zip(parameters.traversalOrder, path, strict=True):
                 if axis < len(shape):
-                    at[axis] += step * (encode.BLOCK if axis in blocks else 1)
+                    at[axis] += step * (sparse_writer.BLOCK if axis in blocks else 1)
                 else:
                     at[blocks[axis - len(shape)]] += step
             found[tuple(at)] = next(values)
@@ -73,7 +73,7 @@ def unpacked(encoded: encode.Encoded, shape: tuple[int, ...]) -> np.ndarray:
 @pytest.mark.parametrize("zeros", [0.0, 0.8, 1.0])
 def test_rows_say_where_every_value_is(shape: tuple[int, ...], zeros: float) -> None:
     array = sparse_array(*shape, zeros=zeros)
-    for encoded in (encode.rows(array), encode.smallest_rows(array)):
+    for encoded in (sparse_writer.encode_rows(array), sparse_writer.encode_smallest_rows(array)):
         assert (unpacked(encoded, shape) == array).all()
         assert encoded.values.size == encoded.entries == max(1, np.count_nonzero(array))
 
@@ -82,17 +82,22 @@ def test_bytes_of_rows() -> None:
     array = sparse_array(300, 20, zeros=0.9)
     kept = np.count_nonzero(array)
     assert kept > 255
-    assert encode.rows(array).nbytes == 4 * kept + kept + 2 * 301
+    assert sparse_writer.encode_rows(array).nbytes == 4 * kept + kept + 2 * 301
     # Along the other axis: 2 bytes for each of 300 columns, but 21 ends of rows in place of 301.
-    assert encode.smallest_rows(array).nbytes == min(4 * kept + 2 * kept + 2 * 21, encode.rows(array).nbytes)
+    assert sparse_writer.encode_smallest_rows(array).nbytes == min(
+        4 * kept + 2 * kept + 2 * 21, sparse_writer.encode_rows(array).nbytes
+    )
     half = array.astype("float16")
-    assert encode.rows(half).nbytes == encode.rows(array).nbytes - 2 * kept
-    assert encode.smallest_rows(sparse_array(2000, 4, zeros=0.99)).parameters.traversalOrder.tolist() == [1, 0]
+    assert sparse_writer.encode_rows(half).nbytes == sparse_writer.encode_rows(array).nbytes - 2 * kept
+    assert sparse_writer.encode_smallest_rows(sparse_array(2000, 4, zeros=0.99)).parameters.traversalOrder.tolist() == [
+        1,
+        0,
+    ]
 
 
 @pytest.mark.parametrize(("count", "dtype"), [(255, np.uint8), (256, np.uint16), (65535, np.uint16), (65536, np.int32)])
 def test_numbers_are_as_narrow_as_they_can_be(count: int, dtype: type) -> None:
-    level = encode.rows(np.ones((1, count), "float32")).parameters.dimMetadata[-1]
+    level = sparse_writer.encode_rows(np.ones((1, count), "float32")).parameters.dimMetadata[-1]
     assert level.arraySegments.values.dtype == dtype
     assert level.arraySegments.values.tolist() == [0, count]
     assert level.arrayIndices.values.dtype == (np.uint8 if count <= 256 else np.uint16)
@@ -100,32 +105,36 @@ def test_numbers_are_as_narrow_as_they_can_be(count: int, dtype: type) -> None:
 
 def test_blocks() -> None:
     array = sparse_array(6, 12, zeros=0.9)
-    encoded = encode.blocks(array)
+    encoded = sparse_writer.encode_blocks(array)
     kept = array.reshape(6, 3, 4).any(-1).sum()
     assert (unpacked(encoded, array.shape) == array).all()
     assert encoded.entries == kept
     assert encoded.nbytes == 4 * 4 * kept + kept + 7
     with pytest.raises(ValueError, match=r"divide by 4. Received: shape \(6, 11\)"):
-        encode.blocks(array[:, :11])
+        sparse_writer.encode_blocks(array[:, :11])
 
 
-def files_of(model: Any, ways: list[str | None], examples: int = 8) -> tuple[Converted, dict[str, Any], dict[str, Any]]:
+def files_of(
+    export: Any, model: Any, ways: list[str | None], examples: int = 8
+) -> tuple[Converted, dict[str, Any], dict[str, Any]]:
     """The files of a model, inputs to compare on, and what it gives for them."""
-    signature = signature_of(model)
+    signature = find_signature(model)
     arrays = signature.synthetic(examples)
-    forward = Forward(model, signature)
+    forward = InferenceFunction(model, signature)
     inputs = dict(zip((spec.name for spec in signature.inputs), arrays, strict=True))
-    return convert(forward, ways, arrays), inputs, forward.reference(arrays)
+    return export.convert(forward, ways, arrays), inputs, forward.reference(arrays)
 
 
 def prune(model: Any, zeros: float, block: bool = False) -> Any:
+    """Kernels with few values, and so large ones that the signal keeps its size from layer to layer."""
     random = np.random.default_rng(0)
     for variable in model.trainable_variables:
         if len(variable.shape) > 1:
             shape = tuple(variable.shape)
             keep = random.random((-(-shape[0] // 4) if block else shape[0], *shape[1:])) >= zeros
             keep = keep.repeat(4, axis=0)[: shape[0]] if block else keep
-            variable.assign(np.where(keep, variable.numpy(), 0))
+            scale = np.sqrt(2 / max(1, keep.sum() / shape[-1]))
+            variable.assign(np.where(keep, random.normal(scale=scale, size=shape), 0))
     return model
 
 
@@ -143,22 +152,22 @@ def all_kinds(K: Any) -> Any:
     return K.Model(inputs, K.layers.Dense(40)(K.layers.Dense(130)(x)))
 
 
-@pytest.fixture(scope="module", params=list(KERASES))
-def kinds(request: pytest.FixtureRequest) -> Any:
-    return files_of(prune(all_kinds(KERASES[request.param]), 0.9), [None, "float16", "int8"])
+@pytest.fixture(scope="module", params=list(KERAS))
+def kinds(request: pytest.FixtureRequest, export: Any) -> Any:
+    return files_of(export, prune(all_kinds(KERAS[request.param]), 0.9), [None, "float16", "int8"])
 
 
 @pytest.mark.parametrize("way", [None, "float16", "int8"])
-def test_every_operator_computes_the_same_without_zeros(kinds: Any, way: str | None) -> None:
+def test_every_operator_computes_the_same_without_zeros(kinds: Any, way: str | None, export: Any) -> None:
     converted, inputs, reference = kinds
     plain = converted.files[way]
-    sparse = sparsified(plain, way)
+    sparse = sparsify(plain, way)
     assert sparse is not None
     assert len(sparse) < {None: 0.3, "float16": 0.5, "int8": 0.75}[way] * len(plain)
-    assert sparsified(plain, way) == sparse  # the same every time
-    verify(sparse, inputs, reference, way)
-    theirs = run_interpreters(plain, inputs)
-    for run, plain_run in zip(run_interpreters(sparse, inputs), theirs, strict=True):
+    assert sparsify(plain, way) == sparse  # the same every time
+    verify(sparse, inputs, reference, way, run=export.run)
+    theirs = run_interpreters(plain, inputs, run=export.run)
+    for run, plain_run in zip(run_interpreters(sparse, inputs, run=export.run), theirs, strict=True):
         for name, values in run.outputs.items():
             np.testing.assert_allclose(values, plain_run.outputs[name], atol=1e-6)
 
@@ -166,12 +175,12 @@ def test_every_operator_computes_the_same_without_zeros(kinds: Any, way: str | N
 def weights(file: bytes) -> dict[str, np.ndarray]:
     """Every weight in its dense view; what DENSIFY makes is no weight."""
     tensors = read_graph(file).subgraphs[0].tensors
-    return {tensor.name: dense_view(tensor) for tensor in tensors if tensor.is_weight}
+    return {tensor.name: to_dense(tensor) for tensor in tensors if tensor.is_weight}
 
 
 def test_no_value_is_lost_and_every_buffer_is_aligned(kinds: Any) -> None:
     for way, plain in kinds[0].files.items():
-        sparse = sparsified(plain, way)
+        sparse = sparsify(plain, way)
         before, after = weights(plain), weights(sparse)
         assert before.keys() == after.keys()
         for name, values in before.items():
@@ -206,47 +215,47 @@ def dense_layers(inputs: int, units: int = 96) -> Any:
     ],
 )
 def test_dense_layers_get_the_kernel_that_is_fast(
-    inputs: int, zeros: float, block: bool, first: tuple[str, int], encoding: str
+    inputs: int, zeros: float, block: bool, first: tuple[str, int], encoding: str, export: Any
 ) -> None:
-    converted, arrays, reference = files_of(prune(dense_layers(inputs), zeros, block), [None])
-    sparse = sparsified(converted.files[None], None)
+    converted, arrays, reference = files_of(export, prune(dense_layers(inputs), zeros, block), [None])
+    sparse = sparsify(converted.files[None], None)
     assert next(name for name in operators(sparse) if name[0] == "FULLY_CONNECTED") == first
     assert (("DENSIFY", 1) in operators(sparse)) == (first[1] == 1)
     tensors = {t.shape: t for t in read_graph(sparse).subgraphs[0].tensors if t.is_weight}
     assert (tensors[96, inputs].encoding.blockMap is not None) == (encoding == "block")
-    verify(sparse, arrays, reference, None)
+    verify(sparse, arrays, reference, None, run=export.run)
 
 
-def test_share_up_to_which_the_sparse_kernel_is_used() -> None:
+def test_share_up_to_which_the_sparse_kernel_is_used(export: Any) -> None:
     model = keras.Sequential([keras.Input((48,)), keras.layers.Dense(48, use_bias=False)])
     for kept, version in ((96, 8), (97, 1)):  # of 2,304 weights a 24th is 96
         kernel = np.zeros(48 * 48, "float32")
         kernel[np.random.default_rng(0).permutation(kernel.size)[:kept]] = 1.0
         model.layers[0].kernel.assign(kernel.reshape(48, 48))
-        sparse = sparsified(files_of(model, [None])[0].files[None], None)
+        sparse = sparsify(files_of(export, model, [None])[0].files[None], None)
         assert ("FULLY_CONNECTED", version) in operators(sparse)
 
 
-def test_dead_layers_are_stored_with_one_zero() -> None:
+def test_dead_layers_are_stored_with_one_zero(export: Any) -> None:
     model = prune(dense_layers(128), 1.0)
     model.layers[-1].bias.assign(np.arange(8.0))
-    converted, inputs, reference = files_of(model, [None, "float16"])
+    converted, inputs, reference = files_of(export, model, [None, "float16"])
     for way, file in converted.files.items():
-        sparse = sparsified(file, way)
+        sparse = sparsify(file, way)
         assert 4 * len(sparse) < len(file)
-        verify(sparse, inputs, reference, way)
+        verify(sparse, inputs, reference, way, run=export.run)
 
 
-def test_what_stays_as_it_is() -> None:
+def test_what_stays_as_it_is(export: Any) -> None:
     model = dense_layers(128)
-    converted, _, _ = files_of(model, [None, "dynamic", "int8"])
-    assert sparsified(converted.files[None], None) is None  # no zeros
+    converted, _, _ = files_of(export, model, [None, "dynamic", "int8"])
+    assert sparsify(converted.files[None], None) is None  # no zeros
     prune(model, 0.95)
-    converted, _, _ = files_of(model, ["dynamic", "int8"])
-    assert sparsified(converted.files["dynamic"], "dynamic") is None
-    assert sparsified(converted.files["int8"], "int8") is None
-    shared = with_shared_buffer(files_of(model, [None])[0].files[None])
-    assert sparsified(shared, None) is None
+    converted, _, _ = files_of(export, model, ["dynamic", "int8"])
+    assert sparsify(converted.files["dynamic"], "dynamic") is None
+    assert sparsify(converted.files["int8"], "int8") is None
+    shared = with_shared_buffer(files_of(export, model, [None])[0].files[None])
+    assert sparsify(shared, None) is None
 
 
 def with_shared_buffer(file: bytes) -> bytes:
@@ -268,24 +277,24 @@ def leads_out_twice() -> Any:
     return keras.Model(inputs, [keras.layers.GlobalAveragePooling2D()(x), keras.layers.Flatten()(x)])
 
 
-def test_what_would_be_wrong_on_arm_is_not_written() -> None:
-    file = files_of(prune(leads_out_twice(), 0.9), [None])[0].files[None]
-    assert sparsified(file, None) is not None
-    chosen = choose(file, None, "auto", lambda _: GOOD)
+def test_what_would_be_wrong_on_arm_is_not_written(export: Any) -> None:
+    file = files_of(export, prune(leads_out_twice(), 0.9), [None])[0].files[None]
+    assert sparsify(file, None) is not None
+    chosen = select_file(file, None, "auto", lambda _: GOOD)
     assert chosen.file == file
     assert chosen.fallback.startswith(
         "without its zeros XNNPACK may compute something else on ARM, as what it computes"
     )
-    with pytest.raises(ExportError, match="sparse=True can't be done: without its zeros XNNPACK"):
-        choose(file, None, True, lambda _: GOOD)
+    with pytest.raises(ExportError, match="sparse=True is not possible: without its zeros XNNPACK"):
+        select_file(file, None, True, lambda _: GOOD)
 
 
 GOOD = Agreement(0.0, 0.0, 0.0, None, {"an interpreter": "1.0"})
 
 
 @pytest.fixture(scope="module")
-def sparse_dense() -> bytes:
-    return files_of(prune(dense_layers(128), 0.95), [None])[0].files[None]
+def sparse_dense(export: Any) -> bytes:
+    return files_of(export, prune(dense_layers(128), 0.95), [None])[0].files[None]
 
 
 def times(plain: float, sparse: float) -> Any:
@@ -302,12 +311,12 @@ def times(plain: float, sparse: float) -> Any:
     [(1e-3, 0.5e-3, True), (1e-3, 1.09e-3, True), (1e-3, 1.11e-3, False), (1e-6, 3e-6, True), (1e-6, 3.2e-6, False)],
 )
 def test_auto_wants_it_smaller_and_not_slower(sparse_dense: bytes, plain: float, sparse: float, kept: bool) -> None:
-    chosen = choose(sparse_dense, None, "auto", lambda _: GOOD, times(plain, sparse))
+    chosen = select_file(sparse_dense, None, "auto", lambda _: GOOD, times(plain, sparse))
     assert chosen.sparse == kept
     assert (chosen.file == sparse_dense) == (not kept)
     assert kept == (chosen.fallback is None)
     assert kept or f"without its zeros the file takes {1e6 * sparse:,.0f} us a run" in chosen.fallback
-    assert choose(sparse_dense, None, True, lambda _: GOOD, times(plain, sparse)).sparse
+    assert select_file(sparse_dense, None, True, lambda _: GOOD, times(plain, sparse)).sparse
 
 
 def test_a_sparse_file_that_fails_is_never_kept(sparse_dense: bytes) -> None:
@@ -319,15 +328,15 @@ def test_a_sparse_file_that_fails_is_never_kept(sparse_dense: bytes) -> None:
             raise ExportError("It crashed.")
         return GOOD
 
-    chosen = choose(sparse_dense, None, "auto", check)
+    chosen = select_file(sparse_dense, None, "auto", check)
     assert (chosen.file, chosen.sparse) == (sparse_dense, False)
     assert chosen.fallback == "the file without its zeros failed: It crashed."
     assert checked[-1] == sparse_dense
-    with pytest.raises(ExportError, match=r"sparse=True can't be done here\. It crashed"):
-        choose(sparse_dense, None, True, check)
-    assert not choose(sparse_dense, None, False, check).sparse
+    with pytest.raises(ExportError, match=r"sparse=True is not possible here\. It crashed"):
+        select_file(sparse_dense, None, True, check)
+    assert not select_file(sparse_dense, None, False, check).sparse
     with pytest.raises(ExportError, match="It crashed"):
-        choose(sparse_dense[:-1], None, False, check)
+        select_file(sparse_dense[:-1], None, False, check)
 
 
 @pytest.mark.parametrize(
@@ -338,17 +347,17 @@ def test_a_sparse_file_that_fails_is_never_kept(sparse_dense: bytes) -> None:
         (0.95, "int8", "LiteRT doesn't load sparse Dense weights in int8"),
     ],
 )
-def test_why_there_is_no_sparse_file(zeros: float, way: str | None, reason: str) -> None:
-    file = files_of(prune(dense_layers(128), zeros), [way])[0].files[way]
-    chosen = choose(file, way, "auto", lambda _: GOOD)
+def test_why_there_is_no_sparse_file(zeros: float, way: str | None, reason: str, export: Any) -> None:
+    file = files_of(export, prune(dense_layers(128), zeros), [way])[0].files[way]
+    chosen = select_file(file, way, "auto", lambda _: GOOD)
     assert reason in chosen.fallback
-    with pytest.raises(ExportError, match="sparse=True can't be done"):
-        choose(file, way, True, lambda _: GOOD)
+    with pytest.raises(ExportError, match="sparse=True is not possible"):
+        select_file(file, way, True, lambda _: GOOD)
 
 
-def test_dense_int8_twin_is_dense() -> None:
-    file = files_of(prune(dense_layers(128), 0.95), ["int8"])[0].files["int8"]
-    twin = densified(file)
+def test_dense_int8_twin_is_dense(export: Any) -> None:
+    file = files_of(export, prune(dense_layers(128), 0.95), ["int8"])[0].files["int8"]
+    twin = densify(file)
     assert len(twin) == len(file)
     values = np.concatenate([array.ravel() for array in weights(twin).values()])
     assert (values != 0).all()
@@ -356,57 +365,84 @@ def test_dense_int8_twin_is_dense() -> None:
     assert 50 < values.max() <= 127
 
 
+def test_only_dense_layers_are_given_to_the_sparse_kernel() -> None:
+    """However sparse a convolution is."""
+    model = keras.Sequential([keras.Input((8, 8, 16)), keras.layers.Conv2D(32, 3), keras.layers.Flatten()])
+    kernel = sparse_array(3, 3, 16, 32, zeros=0.98)
+    model.layers[0].set_weights([kernel, np.zeros(32, "float32")])
+    plain = converted(model)
+    sparse = sparsify(plain, None)
+    assert sparse is not None
+    names = [name for name, _ in operators(sparse)]
+    assert "CONV_2D" in names
+    assert [name for name in names if name != "DENSIFY"] == [name for name, _ in operators(plain)]
+
+
+def test_rows_of_a_single_weight() -> None:
+    encoded = sparse_writer.encode_smallest_rows(np.array([[3.0]], "float32"))
+    np.testing.assert_array_equal(unpacked(encoded, (1, 1)), [[3.0]])
+
+
+def test_dense_twin_of_a_layer_without_any_weight_is_dense() -> None:
+    """No surviving weight tells the scale."""
+    model = dense_model([np.zeros((16, 64), "float32"), np.ones((64, 2), "float32")])
+    file = converted(model)
+    sizes = {array.size for array in weights(densify(file)).values()}
+    assert {16 * 64, 64 * 2} <= sizes
+    assert all((array != 0).all() for array in weights(densify(file)).values())
+
+
 def fixed_batch(K: Any) -> Any:
     return K.Sequential([K.Input((64,), batch_size=4), K.layers.Dense(64), K.layers.Reshape((8, 8))])
 
 
-@pytest.mark.parametrize("package", list(KERASES))
-def test_a_fixed_batch_is_kept(package: str, tmp_path: Path) -> None:
-    model = prune(fixed_batch(KERASES[package]), 0.9)
+@pytest.mark.parametrize("package", list(KERAS))
+def test_a_fixed_batch_is_kept(package: str, export: Any, tmp_path: Path) -> None:
+    model = prune(fixed_batch(KERAS[package]), 0.9)
     inputs = np.random.default_rng(0).random((6, 64), dtype="float32")  # the last run is filled up
-    report = export_tflite(model, tmp_path / "model.tflite", verify=inputs, measure=False)
+    report = export(model, tmp_path / "model.tflite", verify=inputs, measure=False)
     assert (report.batch, report.examples, report.sparse) == (4, 6, True)
-    (name,) = (spec.name for spec in signature_of(model).inputs)
-    runs = run_interpreters((tmp_path / "model.tflite").read_bytes(), {name: inputs})
+    (name,) = (spec.name for spec in find_signature(model).inputs)
+    runs = run_interpreters((tmp_path / "model.tflite").read_bytes(), {name: inputs}, run=export.run)
     expected = inputs.astype("float64") @ model.layers[0].kernel.numpy().astype("float64")
     for run in runs:
         assert run.batch == 4
         np.testing.assert_allclose(run.outputs["output_0"].reshape(6, 64), expected, atol=1e-5)
 
 
-def test_names_of_inputs_and_outputs_are_kept(tmp_path: Path) -> None:
+def test_names_of_inputs_and_outputs_are_kept(export: Any, tmp_path: Path) -> None:
     inputs = {"left": keras.Input((64,), name="left"), "right": keras.Input((64,), name="right")}
     shared = keras.layers.Dense(64)
     outputs = {"sum": shared(inputs["left"]) + shared(inputs["right"]), "left_again": inputs["left"] * 2.0}
     model = prune(keras.Model(inputs, outputs), 0.97)
-    assert export_tflite(model, tmp_path / "model.tflite", measure=False).sparse
+    assert export(model, tmp_path / "model.tflite", measure=False).sparse
     arrays = {name: np.ones((2, 64), "float32") for name in inputs}
-    run = run_interpreters((tmp_path / "model.tflite").read_bytes(), arrays)[0]
+    run = run_interpreters((tmp_path / "model.tflite").read_bytes(), arrays, run=export.run)[0]
     assert run.outputs.keys() == outputs.keys()
     assert (run.outputs["left_again"] == 2).all()
 
 
-def test_models_in_wrappers_of_tfmot_are_refused_by_name(tmp_path: Path) -> None:
-    from tfprune_init.tfmot.library import sparsity
+def test_models_in_wrappers_of_tfmot_are_refused_by_name(export: Any, tmp_path: Path) -> None:
+    from tfprune_init.tfmot.imports import sparsity
 
     model = tf_keras.Sequential([tf_keras.Input((8,)), tf_keras.layers.Dense(4, name="head")])
     with pytest.raises(ModelError, match=r"tfmot.strip\(model\).*'prune_low_magnitude_head', a PruneLowMagnitude"):
-        export_tflite(sparsity.prune_low_magnitude(model), tmp_path / "model.tflite")
+        export(sparsity.prune_low_magnitude(model), tmp_path / "model.tflite")
     assert not os.listdir(tmp_path)
 
 
-def test_the_scope_for_tflite_prunes_what_its_kernels_read() -> None:
+def test_the_granularity_for_tflite_prunes_what_its_kernels_read() -> None:
     layouts = {
-        "odd": Layout((6, 5), UnitAxes((0,), (1,))),
-        "dense": Layout((8, 5), UnitAxes((0,), (1,))),
-        "conv": Layout((3, 3, 4, 2), UnitAxes((2,), (3,))),
-        "transposed": Layout((3, 4), UnitAxes((1,), (0,))),  # an EinsumDense kernel, outputs first
-        "bias": Layout((8,), UnitAxes((), (0,))),
+        "odd": Layout((6, 5), KernelAxes((0,), (1,))),
+        "dense": Layout((8, 5), KernelAxes((0,), (1,))),
+        "conv": Layout((3, 3, 4, 2), KernelAxes((2,), (3,))),
+        "transposed": Layout((3, 4), KernelAxes((1,), (0,))),  # an EinsumDense kernel, outputs first
+        "bias": Layout((8,), KernelAxes((), (0,))),
     }
     random = np.random.default_rng(0)
     scores = {path: random.random(layout.shape) for path, layout in layouts.items()}
-    masks = tflite(scores, 0.3, None, layouts)
-    assert list(masks) == list(scores)
+    masks = choose_masks(scores, 0.3, layouts, granularity="tflite")
+    assert masks.keys() == scores.keys()
     sums = {("dense", b, o): scores["dense"][4 * b : 4 * b + 4, o].sum() for b in range(2) for o in range(5)}
     sums |= {("transposed", 0, o): scores["transposed"][o].sum() for o in range(3)}
     kept = set(sorted(sums, key=sums.__getitem__)[-3:])  # of 13 blocks 30%, rounded down
@@ -420,11 +456,11 @@ def test_the_scope_for_tflite_prunes_what_its_kernels_read() -> None:
     assert everything[chosen].min() > everything[~chosen].max()
 
 
-def test_the_scope_for_tflite_keeps_to_the_candidates() -> None:
-    layouts = {"dense": Layout((8, 4), UnitAxes((0,), (1,)))}
+def test_the_granularity_for_tflite_keeps_to_the_candidates() -> None:
+    layouts = {"dense": Layout((8, 4), KernelAxes((0,), (1,)))}
     scores = {"dense": np.arange(32.0).reshape(8, 4)}
     alive = {"dense": np.zeros((8, 4), bool)}
     alive["dense"][:4, :2] = True
-    masks = tflite(scores, 0.125, alive, layouts)
+    masks = choose_masks(scores, 0.125, layouts, granularity="tflite", alive=alive)
     assert masks["dense"].sum() == 4
     assert masks["dense"][:4, 1].all()

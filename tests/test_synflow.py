@@ -10,14 +10,14 @@ import keras
 import numpy as np
 import pytest
 from by_hand import batchnorm, conv, variables
-from model_kinds import KERASES
+from model_kinds import KERAS
 
 import tfprune_init as tpi
 from tfprune_init.errors import NetworkCollapseError, OptionError
-from tfprune_init.targets import find_targets
+from tfprune_init.graph.variables import find_prunable_variables
 
 Arrays = dict[str, np.ndarray]
-either_keras = pytest.mark.parametrize("K", KERASES.values(), ids=KERASES)
+either_keras = pytest.mark.parametrize("K", KERAS.values(), ids=KERAS)
 
 
 def drawn(model: Any, seed: int = 0) -> Any:
@@ -128,8 +128,8 @@ def test_a_residual_network_with_batchnorm(K: Any) -> None:
         np.testing.assert_array_equal(again[path], found[path])
 
 
-def test_both_kerases_agree() -> None:
-    scores = [tpi.score(convolutional(K), None, "synflow") for K in KERASES.values()]
+def test_both_keras_versions_agree() -> None:
+    scores = [tpi.score(convolutional(K), None, "synflow") for K in KERAS.values()]
     assert list(scores[0]) == KERNELS
     for path in KERNELS:
         np.testing.assert_allclose(scores[0][path], scores[1][path], rtol=1e-12)
@@ -295,7 +295,7 @@ def test_at_the_highest_sparsity_one_path_is_left(K: Any, activation: str, steps
     layers += [K.layers.Conv2D(4, 2, activation=activation, name="c2"), K.layers.GlobalAveragePooling2D(name="pool")]
     model = drawn(K.Sequential([*layers, K.layers.Dense(3, use_bias=False, name="c3")]))
     variables(model)["c2/bias"].assign(np.zeros(4))
-    size = find_targets(model).size
+    size = find_prunable_variables(model).size
     masks = tpi.find_masks(model, None, sparsity=1 - 4 / size, method="synflow", steps=steps)
     assert [int(mask.sum()) for mask in masks.values()] == [1, 1, 1, 1]
     w = absolute(model, masks)
@@ -307,10 +307,11 @@ def test_at_the_highest_sparsity_one_path_is_left(K: Any, activation: str, steps
         tpi.find_masks(model, None, sparsity=1 - 3 / size, method="synflow", steps=steps)
 
 
+@pytest.mark.slow
 def test_no_layer_of_a_resnet_is_emptied() -> None:
     model = tpi.models.resnet20((8, 8, 3), seed=0)
     masks = tpi.find_masks(model, None, sparsity=0.999, method="synflow", steps=20)
-    assert masks.kept == find_targets(model).size // 1000
+    assert masks.kept == find_prunable_variables(model).size // 1000
     assert min(int(mask.sum()) for mask in masks.values()) >= 1
     assert all(score.any() for score in tpi.score(model, None, "synflow", masks=masks).values())
     # Without looking again after each step layers would die.
@@ -319,6 +320,7 @@ def test_no_layer_of_a_resnet_is_emptied() -> None:
     assert not all((score >= threshold).any() for score in scores.values())
 
 
+@pytest.mark.slow
 def test_vgg19_and_resnet50_stay_within_range() -> None:
     """In float32 the flow of ResNet50 would be infinite; here every weight that carries flow has a share of it."""
     chain = tpi.score(tpi.models.vgg19(seed=0), None, "synflow")
@@ -331,6 +333,13 @@ def test_vgg19_and_resnet50_stay_within_range() -> None:
         assert sum(int((score == 0).sum()) for score in scores.values()) < 10  # weights that are 0 themselves
 
 
+@pytest.mark.slow
 def test_every_layer_of_vgg19_is_kept_at_99_9_percent_even_in_few_steps() -> None:
     masks = tpi.find_masks(tpi.models.vgg19(seed=0), None, sparsity=0.999, method="synflow", steps=8, verbose=0)
     assert all(mask.any() for mask in masks.values())
+
+
+def test_steps_without_a_loss_have_no_objective() -> None:
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8, name="a"), keras.layers.Dense(3, name="b")])
+    report = tpi.prune_at_init(model, None, sparsity=0.5, method="synflow", steps=3, verbose=0)
+    assert [step.objective for step in report.steps] == [None] * 3

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from model_kinds import KERASES, build, data
+from model_kinds import KERAS, build, data
 
 import tfprune_init as tpi
 from tfprune_init.errors import EnforcementError, OptionError
-from tfprune_init.targets import all_variables, find_targets
-from tfprune_init.tensorboard import BUCKETS, TensorBoardSparsity
+from tfprune_init.graph.variables import find_prunable_variables, list_variables
+from tfprune_init.masking.tensorboard import BUCKETS, TensorBoardSparsity
 
-both = pytest.mark.parametrize("package", KERASES)
+both = pytest.mark.parametrize("package", KERAS)
 EPOCHS = 4
 
 
@@ -35,13 +35,13 @@ def events(folder: Path) -> dict[str, dict[int, np.ndarray]]:
 
 
 def weights_of(model: Any) -> dict[str, np.ndarray]:
-    return {t.path: np.array(t.tensor) for t in find_targets(model).prunable}
+    return {t.path: np.array(t.tensor) for t in find_prunable_variables(model).prunable}
 
 
 def fit(model: Any, package: str, *callbacks: Any) -> list[dict[str, np.ndarray]]:
     """Train, and return the weights at the end of each epoch."""
     held: list[dict[str, np.ndarray]] = []
-    watch = KERASES[package].callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: held.append(weights_of(model)))
+    watch = KERAS[package].callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: held.append(weights_of(model)))
     model.fit(*data(), epochs=EPOCHS, batch_size=12, verbose=0, callbacks=[*callbacks, watch])
     return held
 
@@ -80,9 +80,9 @@ def check_histogram(rows: np.ndarray, values: np.ndarray) -> None:
 def test_counts_zeros_that_no_mask_asked_for(tmp_path: Path) -> None:
     model = build("sequential", "keras")
     masks = tpi.prune_at_init(model, data(), sparsity=0.5, method="random").masks
-    head = next(t for t in all_variables(model) if t.path == "head/kernel")
+    head = next(t for t in list_variables(model) if t.path == "head/kernel")
 
-    class Clears(KERASES["keras"].callbacks.Callback):
+    class Clears(KERAS["keras"].callbacks.Callback):
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             head.tensor.assign(np.zeros(head.shape, "float32"))
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from training import data, fit_watched, fresh_process, held, leaks, loss, random
 
 import tfprune_init as tpi
 from tfprune_init import tfmot
-from tfprune_init.tfmot.library import sparsity
+from tfprune_init.tfmot.imports import sparsity
 
 K2 = tf_keras.optimizers
 OWN = {"Block": Block, "Gated": Gated, "Scaled": Scaled}
@@ -33,13 +34,19 @@ def trained(name: str, optimizer: Any = None) -> tuple[Any, tpi.Masks, Any]:
     return wrapped, masks, x
 
 
+@cache
+def trained_once(name: str) -> tuple[Any, tpi.Masks, Any]:
+    """The same model for all tests that only save it."""
+    return trained(name)
+
+
 LOAD = """
 import json, sys
 from pathlib import Path
 import numpy as np, tf_keras
 import tfprune_init as tpi
 from tfprune_init import tfmot
-from tfprune_init.tfmot.library import sparsity
+from tfprune_init.tfmot.imports import sparsity
 
 result = {}
 for file in sorted(Path(sys.argv[1]).iterdir()):
@@ -54,7 +61,7 @@ for file in sorted(Path(sys.argv[1]).iterdir()):
             model = tf_keras.models.load_model(file)
     else:
         model = tf_keras.models.load_model(file)
-    one = {"masks": tfmot.masks_of(model) == masks}
+    one = {"masks": tfmot.get_masks(model) == masks}
     one["same"] = bool(np.abs(model.predict(x, verbose=0) - np.load(file.with_suffix(".npy"))).max() < 1e-6)
     if model.optimizer is None:
         model.compile("adam", tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -74,10 +81,12 @@ print(json.dumps(result))
 """
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_loaded_in_a_new_process_with_no_custom_objects(tmp_path: Path) -> None:
     names = ["text", "functional", "nested"]
     for name in names:
-        wrapped, masks, x = trained(name)
+        wrapped, masks, x = trained_once(name)
         predicted = wrapped.predict(x, verbose=0)
         for form, suffix in FORMATS.items():
             file = tmp_path / f"{name} {form}{' scope' if name == 'functional' else ''}{suffix}"
@@ -93,36 +102,54 @@ def test_loaded_in_a_new_process_with_no_custom_objects(tmp_path: Path) -> None:
         assert one == {"masks": True, "same": True, "leaks": 0, "looks": 8, "moved": True, "plain": "Functional"}, file
 
 
-@pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("name", ["own layers", "beyond TF-MOT"])
+def product(names: list[str], others: list[str], usual: set[tuple[str, str]]) -> list[Any]:
+    """All pairs, of which the default run takes the usual ones."""
+    pairs = [(name, other) for name in names for other in others]
+    return [pytest.param(*pair, marks=[pytest.mark.exhaustive] * (pair not in usual)) for pair in pairs]
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    product(
+        ["own layers", "beyond TF-MOT"],
+        [*FORMATS],
+        {("own layers", "keras"), ("own layers", "tf"), ("beyond TF-MOT", "h5")},
+    ),
+)
 def test_own_layers_are_saved_too(name: str, form: str, tmp_path: Path) -> None:
-    wrapped, masks, x = trained(name)
+    wrapped, masks, x = trained_once(name)
     file = tmp_path / f"model{FORMATS[form]}"
     save(wrapped, file, save_format=form)
     loaded = tf_keras.models.load_model(file, custom_objects=OWN)
-    read = tfmot.masks_of(loaded)  # layers without a name have been named anew
+    read = tfmot.get_masks(loaded)  # layers without a name have been named anew
     assert all(np.array_equal(a, b) for a, b in zip(read.values(), masks.values(), strict=True))
     assert np.allclose(loaded.predict(x, verbose=0), wrapped.predict(x, verbose=0), atol=1e-6)
     fit_watched(loaded, read, x, data()[1], callbacks=[sparsity.UpdatePruningStep()], K=tf_keras)
 
 
-@pytest.mark.parametrize("file", ["model.weights.h5", "model.h5", "checkpoint"])
-@pytest.mark.parametrize("name", ["own layers", "nested"])
+@pytest.mark.parametrize(
+    ("name", "file"),
+    product(
+        ["own layers", "nested"],
+        ["model.weights.h5", "model.h5", "checkpoint"],
+        {("own layers", "model.h5"), ("own layers", "checkpoint"), ("nested", "model.weights.h5")},
+    ),
+)
 def test_weights_only(name: str, file: str, tmp_path: Path) -> None:
-    wrapped, masks, x = trained(name)
+    wrapped, masks, x = trained_once(name)
     wrapped.save_weights(tmp_path / file)
     predicted = wrapped.predict(x, verbose=0)
     model, _, _ = made(name)
     everything = tpi.Masks({p: np.ones_like(m) for p, m in zip(names_of(model), masks.values(), strict=True)})
     twin = tfmot.wrap(model, everything)
     twin.load_weights(tmp_path / file)
-    assert all(np.array_equal(a, b) for a, b in zip(tfmot.masks_of(twin).values(), masks.values(), strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(tfmot.get_masks(twin).values(), masks.values(), strict=True))
     assert np.allclose(twin.predict(x, verbose=0), predicted, atol=1e-6)
-    assert held(twin, tfmot.masks_of(twin))
+    assert held(twin, tfmot.get_masks(twin))
 
 
 def names_of(model: Any) -> list[str]:
-    return list(random_masks(model, 0.6, scope="layerwise"))
+    return list(random_masks(model, 0.6, allocation="uniform"))
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -145,7 +172,7 @@ def test_checkpoints_and_early_stopping_in_any_order(first: bool, tmp_path: Path
     assert [file.name for file in files] == ["1.keras", "2.keras"]
     for file in files:
         loaded = tf_keras.models.load_model(file)
-        assert tfmot.masks_of(loaded) == masks
+        assert tfmot.get_masks(loaded) == masks
         assert held(loaded, masks)
     best = tf_keras.models.load_model(files[0]).predict(x, verbose=0)
     assert np.allclose(wrapped.predict(x, verbose=0), best, atol=0.1)
@@ -156,6 +183,8 @@ def test_checkpoints_and_early_stopping_in_any_order(first: bool, tmp_path: Path
         assert held(twin, masks)
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_stripped_models_load_without_the_package(tmp_path: Path) -> None:
     zeros = 0
     for strip in (tfmot.strip, sparsity.strip_pruning):
@@ -212,16 +241,17 @@ def test_a_loaded_model_with_clipnorm_gets_masked_gradients_back(tmp_path: Path)
     assert not all(again["nothing"])  # its norm counts the gradients of pruned connections
 
 
-def test_fixed_masks_of_tfmots_own_wrapper_are_saved(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", FORMATS)
+def test_fixed_masks_of_tfmots_own_wrapper_are_saved(form: str, tmp_path: Path) -> None:
     wrapped = sparsity.prune_low_magnitude(legacy_dense(), pruning_schedule=tfmot.FixedMasks())
     mask = np.arange(96).reshape(6, 16) % 3 == 0
     wrapped.layers[0].pruning_vars[0][1].assign(mask.astype("float32"))
-    for form, suffix in FORMATS.items():
-        save(wrapped, tmp_path / f"model{suffix}", save_format=form)
-        with sparsity.prune_scope():
-            loaded = tf_keras.models.load_model(tmp_path / f"model{suffix}")
-        assert isinstance(loaded.layers[0].pruning_schedule, tfmot.FixedMasks)
-        loaded.compile("adam", loss(tf_keras))
-        loaded.fit(*data(), verbose=0, callbacks=[*tfmot.callbacks(), sparsity.UpdatePruningStep()])
-        assert np.array_equal(tfmot.masks_of(loaded)["a/kernel"], mask)
-        assert not loaded.layers[0].layer.kernel.numpy()[~mask].any()
+    file = tmp_path / f"model{FORMATS[form]}"
+    save(wrapped, file, save_format=form)
+    with sparsity.prune_scope():
+        loaded = tf_keras.models.load_model(file)
+    assert isinstance(loaded.layers[0].pruning_schedule, tfmot.FixedMasks)
+    loaded.compile("adam", loss(tf_keras))
+    loaded.fit(*data(), verbose=0, callbacks=[*tfmot.callbacks(), sparsity.UpdatePruningStep()])
+    assert np.array_equal(tfmot.get_masks(loaded)["a/kernel"], mask)
+    assert not loaded.layers[0].layer.kernel.numpy()[~mask].any()

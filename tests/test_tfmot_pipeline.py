@@ -18,7 +18,10 @@ from tfprune_init.export.inspection import inspect
 
 pytest.importorskip("tensorflow_model_optimization")
 pytest.importorskip("tf_keras")
-pytestmark = pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
+pytestmark = [
+    pytest.mark.examples,
+    pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning"),
+]
 
 PIPELINE = Path(__file__).resolve().parents[1] / "examples" / "tfmot_pipeline.py"
 OPERATORS = {"CONV_2D": "conv", "FULLY_CONNECTED": "dense"}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from model_kinds import build
 from model_kinds import data as images
+from tiers import rows
 from training import (
     CLASSES,
     Policy,
@@ -26,8 +27,8 @@ from training import (
 )
 
 import tfprune_init as tpi
-from tfprune_init.enforce import attached_masks
 from tfprune_init.errors import EnforcementError, MaskMismatchError, ModelError
+from tfprune_init.masking.attachment import get_attached_masks
 
 L, K3 = keras.layers, keras.optimizers
 
@@ -84,21 +85,21 @@ MODELS: dict[str, tuple[Callable[[], keras.Model], Callable[[], Any]]] = {
 def made(name: str, sparsity: float = 0.6) -> tuple[keras.Model, tpi.Masks, Any]:
     keras.utils.set_random_seed(0)
     model = MODELS[name][0]()
-    return model, random_masks(model, sparsity, scope="layerwise"), MODELS[name][1]()
+    return model, random_masks(model, sparsity, allocation="uniform"), MODELS[name][1]()
 
 
 def layers(model: Any) -> list[Any]:
     return [layer for layer in model.layers if not isinstance(layer, L.InputLayer)]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", rows(MODELS, ["dense", "own layer"]))
 def test_wrapped_trained_saved_stripped(name: str, tmp_path: Path) -> None:
     model, masks, x = made(name)
     before = model.get_weights()
     wrapped = tpi.wrap(model, masks)
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
-    assert attached_masks(model) is None
-    assert attached_masks(wrapped) == masks
+    assert get_attached_masks(model) is None
+    assert get_attached_masks(wrapped) == masks
     tpi.attach(model, masks)
     assert np.array_equal(wrapped.predict(x, verbose=0), model.predict(x, verbose=0))
 
@@ -110,12 +111,12 @@ def test_wrapped_trained_saved_stripped(name: str, tmp_path: Path) -> None:
     empty = tpi.Masks({path: np.ones_like(mask) for path, mask in masks.items()})
     twin = tpi.wrap(tpi.strip(model), empty)
     twin.load_weights(tmp_path / "w.weights.h5")
-    assert attached_masks(twin) == masks
+    assert get_attached_masks(twin) == masks
     assert np.array_equal(twin.predict(x, verbose=0), predicted)
 
     plain = tpi.strip(wrapped)
     assert plain is not wrapped
-    assert attached_masks(plain) is None
+    assert get_attached_masks(plain) is None
     assert not any(isinstance(layer, tpi.PrunableLayer) for layer in layers(plain))
     assert [layer.name for layer in layers(plain)] == [layer.name for layer in layers(model)]
     assert not leaks(plain, masks)
@@ -147,7 +148,9 @@ TRAININGS = {
 }
 
 
-@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize(
+    "name", rows(TRAININGS, ["lamb", "accumulation", "mixed_float16", "SwapEMAWeights", "EarlyStopping"])
+)
 def test_ways_to_train(name: str) -> None:
     training = TRAININGS[name]
     with Policy(training.policy):
@@ -182,6 +185,7 @@ import json, sys
 from pathlib import Path
 import keras, numpy as np
 import tfprune_init as tpi
+from tfprune_init.masking.attachment import get_attached_masks
 
 result = {}
 for file in sorted(Path(sys.argv[1]).glob("*.keras")):
@@ -190,7 +194,7 @@ for file in sorted(Path(sys.argv[1]).glob("*.keras")):
     x = [inputs[key] for key in inputs]
     x = x[0] if len(x) == 1 else x
     model = keras.saving.load_model(file)
-    result[file.stem] = one = {"masks": tpi.enforce.attached_masks(model) == masks}
+    result[file.stem] = one = {"masks": get_attached_masks(model) == masks}
     one["same"] = bool(np.abs(model.predict(x, verbose=0) - np.load(file.with_suffix(".npy"))).max() < 1e-6)
     targets = masks.check(model)
     start, found = {p: t.tensor.numpy() for p, t in targets.items()}, []
@@ -211,6 +215,7 @@ print(json.dumps(result))
 """
 
 
+@pytest.mark.process
 def test_loaded_in_a_new_process_with_no_custom_objects(tmp_path: Path) -> None:
     names = ["dense", "text", "two inputs"]
     for name in names:
@@ -240,13 +245,14 @@ except Exception as error:
 
 
 # Keras itself says so of every layer without a build() that it loads.
+@pytest.mark.process
 @pytest.mark.filterwarnings("ignore:`build..` was called on layer 'block':UserWarning")
 def test_own_layers_are_saved_too_and_nothing_loads_without_the_package(tmp_path: Path) -> None:
     model, masks, x = made("own layer")
     wrapped = tpi.wrap(model, masks)
     wrapped.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", custom_objects={"Block": Block})
-    assert attached_masks(loaded) == masks
+    assert get_attached_masks(loaded) == masks
     assert np.array_equal(loaded.predict(x, verbose=0), wrapped.predict(x, verbose=0))
     loaded.compile(K3.SGD(0.1, momentum=0.9, use_ema=True), loss())
     fit_watched(loaded, masks, x, data()[1])
@@ -260,11 +266,11 @@ def test_wrap_leaves_an_attached_model_attached() -> None:
     model.compile(K3.Adam(0.01, clipnorm=0.1), loss())
     tpi.attach(model, masks)
     wrapped = tpi.wrap(model, other)
-    assert attached_masks(model) == masks
+    assert get_attached_masks(model) == masks
     assert all(isinstance(layer.kernel_constraint, keras.constraints.Constraint) for layer in model.layers)
     assert "apply" in vars(model.optimizer)
     fit_watched(model, masks, x, data()[1])
-    assert attached_masks(wrapped) == other
+    assert get_attached_masks(wrapped) == other
     assert all(layer.layer.kernel_constraint is None for layer in wrapped.layers)
     # What both masks prune is 0, what only the other keeps was pruned before and starts from 0.
     both = {path: np.asarray(target.tensor) for path, target in other.check(wrapped).items()}
@@ -280,7 +286,7 @@ def test_attach_changes_the_masks_of_a_wrapped_model(tmp_path: Path) -> None:
     tpi.attach(wrapped, other)
     fit_watched(wrapped, other, x, data()[1])
     wrapped.save(tmp_path / "model.keras")
-    assert attached_masks(keras.saving.load_model(tmp_path / "model.keras")) == other
+    assert get_attached_masks(keras.saving.load_model(tmp_path / "model.keras")) == other
     # A mask that no wrapper holds cannot be saved.
     tpi.attach(wrapped, tpi.Masks({"a/bias": np.arange(16) % 2 == 0}))
     with pytest.raises(EnforcementError, match="prunable_a"):

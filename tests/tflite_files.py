@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
+
+from tfprune_init.errors import ExportError
+from tfprune_init.export.subprocess_runner import Runner
 
 DEFAULT = tf.lite.Optimize.DEFAULT
 SPARSE = tf.lite.Optimize.EXPERIMENTAL_SPARSITY
@@ -71,19 +72,23 @@ _RUN = """
 import sys
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
-interpreter = Interpreter(model_path=sys.argv[1], num_threads=1)
+folder = sys.argv[1]
+interpreter = Interpreter(model_path=folder + "/model.tflite", num_threads=1)
 interpreter.allocate_tensors()
-interpreter.set_tensor(interpreter.get_input_details()[0]["index"], np.load(sys.argv[2]))
+interpreter.set_tensor(interpreter.get_input_details()[0]["index"], np.load(folder + "/inputs.npy"))
 interpreter.invoke()
-np.save(sys.argv[3], interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))
+np.save(folder + "/outputs.npy", interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))
 """
 
 
-def run_in_litert(file: bytes, inputs: np.ndarray, folder: Path) -> np.ndarray | None:
+def run_in_litert(file: bytes, inputs: np.ndarray, folder: Path, run: Runner) -> np.ndarray | None:
     """The output of a file with one input and output; None if it doesn't load or crashes."""
     pytest.importorskip("ai_edge_litert")
     (folder / "model.tflite").write_bytes(file)
     np.save(folder / "inputs.npy", inputs)
-    paths = [str(folder / name) for name in ("model.tflite", "inputs.npy", "outputs.npy")]
-    done = subprocess.run([sys.executable, "-c", _RUN, *paths], capture_output=True, check=False, timeout=120)
-    return np.load(paths[2]) if done.returncode == 0 else None
+    (folder / "run.py").write_text(_RUN)
+    try:
+        run(str(folder / "run.py"), folder, 120)
+    except ExportError:
+        return None
+    return np.load(folder / "outputs.npy")

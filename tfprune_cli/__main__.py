@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from tfprune_cli.main import main
+from tfprune_cli.program import main
 
 sys.exit(main())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import re
@@ -13,12 +12,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfprune_init import kerases
-from tfprune_init.batches import as_dataset, untuned
+from tfprune_init.backend import compat
+from tfprune_init.backend.batches import ARRAY_BATCH, disable_autotuning, to_dataset
+from tfprune_init.checks import suggest
 from tfprune_init.datasets import Dataset, load
 from tfprune_init.errors import DataError, OptionError
-
-BATCH_SIZE = 128
 
 _TFDS = "tfds:"
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -26,7 +24,7 @@ _SHUFFLED = 10_000
 
 
 @dataclass(frozen=True)
-class Data:
+class CommandData:
     """Named data, split in two.
 
     Attributes:
@@ -42,11 +40,11 @@ class Data:
     batch_size: int | None
 
     def epoch(self, seed: int) -> tf.data.Dataset:
-        """The training data in another order for each seed; batches of the user's own are left as they are."""
+        """Return the training data in another order for each seed; batches of the user's own are left as they are."""
         if self.batch_size is None:
             return self.train
         shuffled = self.train.unbatch().shuffle(_SHUFFLED, seed=seed, reshuffle_each_iteration=False)
-        return untuned(shuffled.batch(self.batch_size).prefetch(2))
+        return disable_autotuning(shuffled.batch(self.batch_size).prefetch(2))
 
 
 def check_data_options(name: str | None, data_dir: str | None) -> None:
@@ -68,12 +66,12 @@ def check_data_options(name: str | None, data_dir: str | None) -> None:
 
 
 def names_function(name: str) -> bool:
-    """Whether a name is of the form "package.module:function"; "tfds:NAME" is not."""
+    """Return whether a name is of the form "package.module:function"; "tfds:NAME" is not."""
     return not name.startswith(_TFDS) and _FUNCTION.fullmatch(name) is not None
 
 
-def load_data(name: str, data_dir: str | None = None, *, batch_size: int | None = None, seed: int = 0) -> Data:
-    """The data of that name.
+def load_data(name: str, data_dir: str | None = None, *, batch_size: int | None = None, seed: int = 0) -> CommandData:
+    """Load the data of that name.
 
     Args:
         name: "digits", "tfds:" and the name of a data set of TFDS, or "package.module:function". Modules are also
@@ -91,30 +89,30 @@ def load_data(name: str, data_dir: str | None = None, *, batch_size: int | None 
     check_data_options(name, data_dir)
     if names_function(name):
         return _from_function(name, batch_size)
-    size = batch_size or BATCH_SIZE
+    size = batch_size or ARRAY_BATCH
     dataset = load(name.removeprefix(_TFDS), data_dir, batch_size=size, seed=seed)
-    return Data(dataset.train, dataset.test, dataset.description, size)
+    return CommandData(dataset.train, dataset.test, dataset.description, size)
 
 
-def first_outputs(model: Any, data: Data) -> Any:
-    """What a model gives for the first batch: the least that shows whether the data suits it.
+def first_outputs(model: Any, data: CommandData) -> Any:
+    """Return what a model gives for the first batch: the least that shows whether the data suits it.
 
     Raises:
         DataError: If the model does not take the data, or there is none.
     """
     for batch in data.train.take(1):
         try:
-            return kerases.call(model, batch[0], training=False)
+            return compat.call_model(model, batch[0], training=False)
         except (ValueError, TypeError, tf.errors.OpError) as error:
             raise DataError(f"Model {model.name!r} does not take {data.description}. {error}") from error
     raise DataError(f"There is no batch to train on. Received: {data.description}.")
 
 
-def _from_function(name: str, batch_size: int | None) -> Data:
+def _from_function(name: str, batch_size: int | None) -> CommandData:
     returned = call_function(name)
     if isinstance(returned, Dataset):
         _refuse_batch_size(name, batch_size)
-        return Data(returned.train, returned.test, returned.description, None)
+        return CommandData(returned.train, returned.test, returned.description, None)
     if not isinstance(returned, (tuple, list)) or len(returned) != 2:
         kind = f"{len(returned)} parts" if isinstance(returned, (tuple, list)) else type(returned).__name__
         raise DataError(
@@ -124,24 +122,24 @@ def _from_function(name: str, batch_size: int | None) -> Data:
     in_arrays = not any(isinstance(part, tf.data.Dataset) for part in returned)
     if not in_arrays:
         _refuse_batch_size(name, batch_size)
-    size = batch_size or BATCH_SIZE
+    size = batch_size or ARRAY_BATCH
     train, test = (_batches(name, part, split, size) for part, split in zip(returned, ("train", "test"), strict=True))
     counts = [_examples(part) if in_arrays else _batch_count(part) for part in (train, test)]
     kind = "examples" if in_arrays else "batches"
     described = f"{name}: {counts[0]} training and {counts[1]} test {kind}"
-    return Data(train, test, described, size if in_arrays else None)
+    return CommandData(train, test, described, size if in_arrays else None)
 
 
 def _batches(name: str, part: Any, split: str, size: int) -> tf.data.Dataset:
     try:
-        batches = as_dataset(part)
+        batches = to_dataset(part)
     except DataError as error:
         raise DataError(f"{name} must return (train, test); its {split} part can't be used. {error}") from error
     if isinstance(part, tf.data.Dataset):
         if part.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise DataError(f"The {split} part of {name} never ends. Cut it with .take(number of batches).")
         return batches
-    return untuned(batches.unbatch().batch(size))
+    return disable_autotuning(batches.unbatch().batch(size))
 
 
 def _examples(batches: tf.data.Dataset) -> str:
@@ -161,7 +159,7 @@ def _refuse_batch_size(name: str, batch_size: int | None) -> None:
 
 
 def import_module(name: str) -> Any:
-    """A module that is installed, or in the current folder, which stays on the path, as with `python -m`.
+    """Import a module that is installed, or in the current folder, which stays on the path, as with `python -m`.
 
     Functions of a tf.data pipeline may import when they run.
     """
@@ -172,7 +170,7 @@ def import_module(name: str) -> Any:
 
 
 def call_function(name: str) -> Any:
-    """What the function "package.module:function" returns; modules are also looked for in the current folder.
+    """Call the function "package.module:function"; modules are also looked for in the current folder.
 
     Raises:
         OptionError: If there is no such function.
@@ -192,9 +190,8 @@ def call_function(name: str) -> Any:
     function = getattr(module, function_name, None)
     if not callable(function):
         own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        near = difflib.get_close_matches(function_name, own, n=3, cutoff=0.4) or own[:3]
-        hint = f" Nearest names: {', '.join(near)}." if near else ""
-        raise OptionError(f"--data {name}: module {module_name!r} has no function {function_name!r}.{hint}")
+        hint = suggest(function_name, own)
+        raise OptionError(f"--data {name}: module {module_name!r} has no function {function_name!r}. {hint}")
     try:
         return function()
     except Exception as error:
@@ -202,6 +199,6 @@ def call_function(name: str) -> Any:
 
 
 def _failure(name: str, error: Exception) -> DataError:
-    """What went wrong in the user's own code, and where."""
+    """Say what went wrong in the user's own code, and where."""
     last: Any = error if isinstance(error, SyntaxError) else traceback.extract_tb(error.__traceback__)[-1]
     return DataError(f"--data {name} failed in {last.filename}, line {last.lineno}: {type(error).__name__}: {error}")

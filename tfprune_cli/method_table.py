@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tfprune_init.methods import Method, method_named, methods
+from tfprune_init.methods import Method, find_method, list_methods
 
 
 def describe_methods() -> list[dict[str, Any]]:
-    """Everything the register says of each method, in types that JSON knows."""
+    """Return everything the register says of each method, in types that JSON knows."""
     return [
         {
             "name": name,
             "summary": method.summary,
             "criterion": method.criterion,
-            "schedule": _schedule(method),
+            "schedule": _name_schedule(method),
             "steps": method.steps,
             "regrow": method.regrow,
-            "scope": method.scope,
+            "granularity": method.granularity,
+            "allocation": dict(method.allocation) if isinstance(method.allocation, Mapping) else method.shares.name,
             "needs_data": method.needs_data,
             "defaults": dict(method.defaults),
             "options": sorted(method.options),
             "reference": method.reference,
         }
-        for name, method in ((name, method_named(name)) for name in methods())
+        for name, method in ((name, find_method(name)) for name in list_methods())
     ]
 
 
@@ -40,17 +42,17 @@ def print_methods(console: Console) -> None:
         console: Where to.
     """
     settings = Table(title="Methods and their default settings", title_justify="left")
-    for name in ("method", "schedule", "steps", "regrow", "scope", "needs data"):
+    for name in ("method", "schedule", "steps", "regrow", "granularity, allocation", "data"):
         settings.add_column(name, justify="right" if name == "steps" else "left")
     meanings = Table.grid(padding=(0, 2))
-    for name in methods():
-        method = method_named(name)
+    for name in list_methods():
+        method = find_method(name)
         settings.add_row(
             name,
-            _schedule(method),
+            _name_schedule(method),
             str(method.steps),
             "yes" if method.regrow else "no",
-            method.scope,
+            f"{method.granularity}, {method.shares.name}",
             "yes" if method.needs_data else "no",
         )
         meanings.add_row(Text(name, "bold"), Text(method.summary) + Text(f"\n{method.reference}\n", "dim"))
@@ -59,5 +61,5 @@ def print_methods(console: Console) -> None:
     console.print(meanings)
 
 
-def _schedule(method: Method) -> str:
+def _name_schedule(method: Method) -> str:
     return method.schedule if isinstance(method.schedule, str) else method.schedule.__name__

@@ -1,27 +1,27 @@
-"""docs/methods.md, written from the registers of methods, criteria and scopes."""
+"""docs/methods.md, written from the registries of methods, criteria, granularities and allocations."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
 
-from tfprune_init.criteria import CRITERIA
-from tfprune_init.methods import method_named, methods
-from tfprune_init.scopes import SCOPES
+from tfprune_init.methods import Method, find_method, list_methods
+from tfprune_init.scoring.criteria import CRITERIA
+from tfprune_init.selection import ALLOCATIONS, GRANULARITIES
 
 _HEAD = """# Methods
 
 <!-- Written by `tfprune methods --markdown > docs/methods.md`; a test holds the two equal. Edit docstrings instead. -->
 
-A method is a recipe: a criterion scores every connection, higher = keep; a scope lets the scores compete; a schedule
-says how much is left after each step. L is the loss of the model, g = dL/dw its gradient, H its Hessian, w the initial
-weight; derivatives are averaged over `batches=` batches, weighted by examples. The cost of a step is in gradient steps
-(forward and backward pass of a batch), as counted from the formula; [performance.md](performance.md) has what was
-measured. TPU: whether what runs on the device is float32 in static shapes, which XLA compiles; tested with XLA on a
-CPU.
+A method is made of a criterion, which scores every connection, higher = keep; a granularity, what is kept or pruned as
+one; an allocation, how the budget is shared out among layers; and a schedule, how much is left after each step. L is
+the loss of the model, g = dL/dw its gradient, H its Hessian, w the initial weight; derivatives are averaged over
+`batches=` batches, weighted by examples. The cost of a step is in gradient steps (forward and backward pass of a
+batch), as counted from the formula; [performance.md](performance.md) has what was measured. TPU: whether what runs on
+the device is float32 in static shapes, which XLA compiles; tested with XLA on a CPU.
 
 For `sparsity=s` every method keeps floor(N x (1 - s)) of the N prunable weights (or units, blocks, channels: what its
-scope counts in), never one more, ties or not; ties go to the lower position in the order of the variables.
+granularity counts in), never one more, ties or not; ties go to the lower position in the order of the variables.
 """
 
 _CONTROLS = """
@@ -37,28 +37,47 @@ SNAP-it during training.
 """
 
 
-def methods_page() -> str:
+def build_methods_page() -> str:
     """The page, as Markdown."""
-    return "\n".join([_HEAD, *_methods(), "", "## Criteria", *_criteria(), "", "## Scopes", "", *_scopes(), _CONTROLS])
+    return "\n".join(
+        [
+            _HEAD,
+            *_methods(),
+            "",
+            "## Criteria",
+            *_criteria(),
+            "",
+            "## Granularity",
+            "",
+            *_granularities(),
+            "",
+            "## Allocation",
+            "",
+            *_allocations(),
+            _CONTROLS,
+        ]
+    )
 
 
 def _methods() -> Iterable[str]:
-    yield _row("`method=`", "keeps the largest", "data", "steps", "cost of a step", "scope", "TPU", "paper")
+    yield _row(
+        "`method=`", "keeps the largest", "data", "steps", "cost of a step", "granularity, allocation", "TPU", "paper"
+    )
     yield _row(*["---"] * 8)
-    for name in methods():
-        method = method_named(name)
+    for name in list_methods():
+        method = find_method(name)
         scorer = method.scorer
         plan = f"{method.steps}, {method.schedule}" if method.steps > 1 else "1"
         data = "yes" if method.needs_data else "no"
         cost = scorer.section("Cost")
         tpu = "no: float64" if scorer.needs_float64 else "yes"
-        yield _row(f"`{name}`", scorer.section("Formula"), data, plan, cost, f"`{method.scope}`", tpu, method.reference)
+        yield _row(f"`{name}`", scorer.section("Formula"), data, plan, cost, _kind(method), tpu, method.reference)
 
 
 def _criteria() -> Iterable[str]:
-    for used in dict.fromkeys(method_named(name).criterion for name in methods()):
+    for used in dict.fromkeys(find_method(name).criterion for name in list_methods()):
         criterion = CRITERIA[used]
-        users = [name for name in methods() if method_named(name).criterion == used]
+        users = [name for name in list_methods() if find_method(name).criterion == used]
         purpose = (inspect.getdoc(criterion.score) or "").split("\n\n")[0].replace("\n", " ")
         yield f"\n### {', '.join(f'`{name}`' for name in users)}\n"
         yield f"{purpose}\n"
@@ -68,19 +87,31 @@ def _criteria() -> Iterable[str]:
             yield f"- Options: {options}."
         yield f"- Follows: {criterion.section('Follows')}"
         for name in users:
-            if method_named(name).follows:
-                yield f"- `{name}`: {method_named(name).follows}"
+            if find_method(name).follows:
+                yield f"- `{name}`: {find_method(name).follows}"
         references = criterion.section("References")
         if references:
             yield f"- {references}"
 
 
-def _scopes() -> Iterable[str]:
-    yield _row("`scope=`", "what competes", "sparsity counts", "options")
-    yield _row(*["---"] * 4)
-    for scope in SCOPES.values():
-        options = ", ".join(f"`{key}={value!r}`" for key, value in scope.options.items())
-        yield _row(f"`{scope.name}`", scope.summary, scope.counts_in, options)
+def _kind(method: Method) -> str:
+    return f"`{method.granularity}`, `{method.shares.name}`"
+
+
+def _granularities() -> Iterable[str]:
+    yield _row("`granularity=`", "kept or pruned as one", "sparsity counts", "usual allocation", "options")
+    yield _row(*["---"] * 5)
+    for one in GRANULARITIES.values():
+        options = ", ".join(f"`{key}={value!r}`" for key, value in one.options.items())
+        yield _row(f"`{one.name}`", one.summary, one.counts_in, f"`{one.usual_allocation}`", options)
+
+
+def _allocations() -> Iterable[str]:
+    yield _row("`allocation=`", "how the budget is shared out")
+    yield _row(*["---"] * 2)
+    for one in ALLOCATIONS.values():
+        yield _row(f"`{one.name}`", one.summary)
+    yield _row("`{layer or pattern: sparsity}`", "each layer its own; layers that are not named compete for `sparsity`")
 
 
 def _row(*cells: str) -> str:

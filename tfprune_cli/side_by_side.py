@@ -7,9 +7,8 @@ from collections.abc import Mapping
 
 import keras
 from rich.console import Console
-from rich.progress import Progress
 
-from tfprune_cli.progress import Bar, bar_columns, line_is_due
+from tfprune_cli.progress import Bar, is_line_due, make_bars
 from tfprune_init.datasets import Dataset
 
 
@@ -27,22 +26,22 @@ def train_side_by_side(
         batch_size: The size of the batches in `data`.
         console: Where the lines go that stand in for the bars.
     """
-    terminal = Console(stderr=True)
-    if not terminal.is_interactive:
+    bars = make_bars(epochs)
+    if not bars.console.is_interactive:
         for epoch in range(epochs):
             losses = {name: _train(model, data, epoch, []) for name, model in models.items()}
-            if line_is_due(epoch + 1, 0, epochs):
+            if is_line_due(epoch + 1, 0, epochs):
                 shown = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
                 console.print(f"epoch {epoch + 1:>{len(str(epochs))}}/{epochs}   loss: {shown}", highlight=False)
         return
     steps = math.ceil(data.train_size / batch_size)
-    with Progress(*bar_columns(epochs), console=terminal, expand=True) as progress:
-        bars = {
+    with bars as progress:
+        callbacks = {
             name: Bar(progress, progress.add_task(name, total=epochs * steps, epoch=0, measured="")) for name in models
         }
         for epoch in range(epochs):
             for name, model in models.items():
-                _train(model, data, epoch, [bars[name]])
+                _train(model, data, epoch, [callbacks[name]])
 
 
 def _train(model: keras.Model, data: Dataset, epoch: int, callbacks: list[keras.callbacks.Callback]) -> float:

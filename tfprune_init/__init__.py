@@ -9,31 +9,33 @@
 See the README for the whole story.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tfprune_init.api import find_masks, prune_at_init, score
-from tfprune_init.callbacks import PruneDuringTraining
-from tfprune_init.criteria import criterion
-from tfprune_init.enforce import attach
-from tfprune_init.errors import PruningError
-from tfprune_init.layers import PrunableLayer, strip, wrap
-from tfprune_init.masks import Masks
-from tfprune_init.methods import Method, methods, register
-from tfprune_init.optimizers import mask_gradients
-from tfprune_init.reinitialize import reinitialize
-from tfprune_init.report import PruningReport
+# Keras can load files with masks once these classes are registered.
+from tfprune_init.masking.wrapper import PrunableLayer, strip, wrap
 from tfprune_init.version import __version__
 
 if TYPE_CHECKING:
-    from tfprune_init import datasets, distribute, models, pages, plots, tfmot
-    from tfprune_init.compaction import Compaction
-    from tfprune_init.compaction.compact import compact
-    from tfprune_init.experiments import Results
-    from tfprune_init.experiments.compare import compare
-    from tfprune_init.export import EdgeReport, export_tflite
-    from tfprune_init.tensorboard import TensorBoardSparsity
+    from tfprune_init import datasets, distribute, errors, models, plots, reports, tfmot
+    from tfprune_init.api import find_masks, prune_at_init, score
+    from tfprune_init.compaction import Compaction, compact
+    from tfprune_init.errors import PruningError
+    from tfprune_init.experiments import Results, compare
+    from tfprune_init.export import EdgeReport, export_tflite, exporter
+    from tfprune_init.masking.attachment import attach
+    from tfprune_init.masking.callbacks import PruneDuringTraining
+    from tfprune_init.masking.gradient_masking import mask_gradients
+    from tfprune_init.masking.reinitialization import reinitialize
+    from tfprune_init.masking.tensorboard import TensorBoardSparsity
+    from tfprune_init.masks import Masks
+    from tfprune_init.methods import Method, list_methods, register_method
+    from tfprune_init.report import PruningReport
+    from tfprune_init.scoring.criteria import register_criterion
+    from tfprune_init.selection import Budget, register_allocation, register_granularity
 
 __all__ = [
+    "Budget",
     "Compaction",
     "EdgeReport",
     "Masks",
@@ -48,47 +50,55 @@ __all__ = [
     "attach",
     "compact",
     "compare",
-    "criterion",
     "datasets",
     "distribute",
+    "errors",
     "export_tflite",
+    "exporter",
     "find_masks",
+    "list_methods",
     "mask_gradients",
-    "methods",
     "models",
-    "pages",
     "plots",
     "prune_at_init",
-    "register",
+    "register_allocation",
+    "register_criterion",
+    "register_granularity",
+    "register_method",
     "reinitialize",
+    "reports",
     "score",
     "strip",
     "tfmot",
     "wrap",
 ]
 
-_LATER = {
-    "Compaction": "compaction",
-    "EdgeReport": "export",
-    "Results": "experiments",
-    "TensorBoardSparsity": "tensorboard",
-    "compact": "compaction",
-    "compare": "experiments",
-    "datasets": "",
-    "distribute": "",
-    "export_tflite": "export",
-    "models": "",
-    "pages": "",
-    "plots": "",
-    "tfmot": "",
+# Where each public name lives. A module is imported when one of its names is first used.
+_HOMES = {
+    "api": ("find_masks", "prune_at_init", "score"),
+    "compaction": ("Compaction", "compact"),
+    "errors": ("PruningError",),
+    "experiments": ("Results", "compare"),
+    "export": ("EdgeReport", "export_tflite", "exporter"),
+    "masking.attachment": ("attach",),
+    "masking.callbacks": ("PruneDuringTraining",),
+    "masking.gradient_masking": ("mask_gradients",),
+    "masking.reinitialization": ("reinitialize",),
+    "masking.tensorboard": ("TensorBoardSparsity",),
+    "masks": ("Masks",),
+    "methods": ("Method", "list_methods", "register_method"),
+    "report": ("PruningReport",),
+    "scoring.criteria": ("register_criterion",),
+    "selection": ("Budget", "register_allocation", "register_granularity"),
 }
+_MODULES = ("datasets", "distribute", "errors", "models", "plots", "reports", "tfmot")
 
 
 def __getattr__(name: str) -> Any:
-    """Import the rooms that not every user enters on first use."""
-    if name not in _LATER:
+    """Import the module that holds a public name on first use."""
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    home = next((home for home, names in _HOMES.items() if name in names), None)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    home = import_module(f"{__name__}.{_LATER[name] or name}")
-    return getattr(home, name) if _LATER[name] else home
+    return getattr(import_module(f"{__name__}.{home}"), name)

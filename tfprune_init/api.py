@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from tfprune_init.enforce import attach
+from tfprune_init.graph.variables import Exclusion, find_prunable_variables
+from tfprune_init.masking.attachment import attach
 from tfprune_init.masks import Masks
-from tfprune_init.methods import Recipe, recipe_for
-from tfprune_init.probe import Probe
-from tfprune_init.report import PruningReport, make_report
-from tfprune_init.schedules import Schedule
-from tfprune_init.search import Search, density_for, search, shown
-from tfprune_init.selector import Selector, selector_for
-from tfprune_init.steps import finite_scores
-from tfprune_init.targets import Filter, find_targets
+from tfprune_init.methods import resolve_method
+from tfprune_init.methods.layer_collapse import compute_scores
+from tfprune_init.methods.mask_search import find
+from tfprune_init.progress import is_progress_shown
+from tfprune_init.report import PruningReport, build_report
+from tfprune_init.scoring import ScoringEngine
+from tfprune_init.selection import Budget
+from tfprune_init.selection.schedules import Schedule
 
 
 def prune_at_init(
     model: Any,
     data: Any,
     *,
-    sparsity: float,
+    sparsity: float | None = None,
+    budget: Budget | None = None,
     method: str = "force",
     loss: Any = None,
     steps: int | None = None,
     schedule: str | Schedule | None = None,
     batches: int | None = None,
-    scope: str | None = None,
+    granularity: str | None = None,
+    allocation: str | Mapping[str, float] | None = None,
     normalize: str | None = None,
     shuffle: bool = False,
-    filters: Filter | Iterable[Filter] | None = None,
+    exclude: Exclusion | Iterable[Exclusion] | None = None,
     prune_bias: bool = False,
-    batchnorm: str | None = None,
+    training: bool | None = None,
     seed: int = 0,
     jit_compile: bool = False,
     verbose: str | int | bool = "auto",
@@ -47,8 +50,11 @@ def prune_at_init(
         data: A batched tf.data.Dataset of (x, y) or (x, y, sample_weight), or a tuple of such arrays, batched by
             128. None for methods that look at no data; given to them, it only serves the check that signals
             still pass.
-        sparsity: Share of the prunable weights to remove, in [0, 1); of blocks, channels or units for scopes of these.
-        method: One of `methods()`.
+        sparsity: Share of the prunable weights to remove, in [0, 1); of blocks, channels or units for
+            a granularity of these.
+        budget: What may stay, in place of `sparsity`: `tpi.Budget(weights=...)`, `tpi.Budget(parameters=...)` or
+            `tpi.Budget(multiply_adds=...)`. The largest selection in rank order that fits is kept.
+        method: One of `list_methods()`.
         loss: What `compile(loss=...)` takes; the compiled loss by default. Weight regularizers are left out of
             it, losses that layers add are part of it.
         steps: Number of steps, for iterative methods.
@@ -56,19 +62,22 @@ def prune_at_init(
             iterative methods.
         batches: Batches that each gradient is averaged over, weighted by examples; each step takes the next. 1
             unless the method says otherwise.
-        scope: How scores compete: "global" (all weights), "layerwise" (each variable keeps the same share), "erk",
-            "er" or "balanced" (each layer its own share), "block", "n_m", "channel" or "units" (whole units).
+        granularity: What is kept or pruned as one: "weights", "block", "n_m", "channel" (filters of one kernel),
+            "units" (whole units, with all that belongs to them) or "tflite" (what TFLite can leave out).
+        allocation: How the budget is shared out among layers: "global" (all compete), "uniform" (each layer keeps the
+            same share), "erk", "er" or "balanced" (each layer its own share), or a dict from layer name, variable path
+            or glob pattern to the sparsity of that layer; layers that it does not name compete for `sparsity`.
         normalize: Divide each variable's scores by their L2 norm ("l2") or by their sum ("sum") before they compete.
         shuffle: Keep each layer's density and move what is kept to random places: the control for a method.
-        filters: What to leave alone: layer names, variable paths, glob patterns, predicates over a `Target`.
+        exclude: What not to prune: layer names, variable paths, glob patterns, predicates over a `ModelVariable`.
         prune_bias: Whether biases are prunable too.
-        batchnorm: "batch" scores as in training (BatchNorm on batch statistics, Dropout active), "inference"
-            as in prediction. "batch" unless the method says otherwise.
+        training: True scores as in training (BatchNorm on batch statistics, Dropout active), False as in prediction.
+            True unless the method says otherwise.
         seed: Seed of everything random.
         jit_compile: Compile the gradient step with XLA; slower on CPUs.
         verbose: 0 shows nothing, 1 a progress bar, "auto" a progress bar on a terminal.
-        **options: Options of the method's criterion and of the scope, such as temperature=200 for "grasp",
-            estimator= and samples= for "hessian", block_size=(1, 4) for scope "block", m=4 for "n_m".
+        **options: Options of the method's criterion and of the granularity, such as temperature=200 for "grasp",
+            estimator= and samples= for "hessian", block_size=(1, 4) for "block", m=4 for "n_m".
 
     Returns:
         PruningReport; `report.masks` holds the masks.
@@ -90,23 +99,26 @@ def prune_at_init(
         >>> report.masks.kept, report.masks.size
         (44, 176)
     """
-    selector, found, recipe = _found(
-        model, data, sparsity, method, filters, prune_bias, verbose,
-        loss=loss, steps=steps, schedule=schedule, batches=batches, scope=scope, normalize=normalize, shuffle=shuffle,
-        batchnorm=batchnorm, seed=seed, jit_compile=jit_compile, **options,
-    )  # fmt: skip
+    resolved = resolve_method(method, data, {
+        "loss": loss, "steps": steps, "schedule": schedule, "batches": batches, "granularity": granularity,
+        "allocation": allocation, "normalize": normalize, "shuffle": shuffle, "training": training, "seed": seed,
+        "jit_compile": jit_compile, **options,
+    })  # fmt: skip
+    found = find(
+        model, data, resolved, sparsity=sparsity, budget=budget, exclude=exclude, prune_bias=prune_bias, verbose=verbose
+    )
     attach(model, found.masks)
-    described = {**recipe.described(), "prune_bias": prune_bias}
-    return make_report(model, selector.targets, found, recipe.method.name, described, sparsity)
+    return build_report(model, found, prune_bias)
 
 
 def find_masks(
     model: Any,
     data: Any,
     *,
-    sparsity: float,
+    sparsity: float | None = None,
+    budget: Budget | None = None,
     method: str = "force",
-    filters: Filter | Iterable[Filter] | None = None,
+    exclude: Exclusion | Iterable[Exclusion] | None = None,
     prune_bias: bool = False,
     verbose: str | int | bool = "auto",
     **options: Any,
@@ -116,13 +128,15 @@ def find_masks(
     Args:
         model: A built model, Keras 3 or tf_keras.
         data: As in `prune_at_init`.
-        sparsity: Share of the prunable weights to remove, in [0, 1).
-        method: One of `methods()`.
-        filters: What to leave alone.
+        sparsity: Share of the prunable weights to remove, in [0, 1). Give this or `budget`.
+        budget: What may stay, in place of `sparsity`: `tpi.Budget(weights=...)`, `tpi.Budget(parameters=...)` or
+            `tpi.Budget(multiply_adds=...)`. The largest selection in rank order that fits is kept.
+        method: One of `list_methods()`.
+        exclude: What not to prune.
         prune_bias: Whether biases are prunable too.
         verbose: 0 shows nothing, 1 a progress bar, "auto" a progress bar on a terminal.
-        **options: loss, steps, schedule, batches, scope, normalize, shuffle, batchnorm, seed, jit_compile, and
-            options of the criterion and the scope, as in `prune_at_init`.
+        **options: loss, steps, schedule, batches, granularity, allocation, normalize, shuffle, training, seed,
+            jit_compile, and options of the criterion and the granularity, as in `prune_at_init`.
 
     Returns:
         Masks; every variable of the model has the bits it had before.
@@ -136,7 +150,10 @@ def find_masks(
         >>> tpi.find_masks(model, None, sparsity=0.75, method="random", seed=1)
         Masks(1 variables, 8 of 32 weights kept)
     """
-    return _found(model, data, sparsity, method, filters, prune_bias, verbose, **options)[1].masks
+    resolved = resolve_method(method, data, options)
+    return find(
+        model, data, resolved, sparsity=sparsity, budget=budget, exclude=exclude, prune_bias=prune_bias, verbose=verbose
+    ).masks
 
 
 def score(
@@ -145,7 +162,7 @@ def score(
     method: str,
     *,
     masks: Masks | None = None,
-    filters: Filter | Iterable[Filter] | None = None,
+    exclude: Exclusion | Iterable[Exclusion] | None = None,
     prune_bias: bool = False,
     verbose: str | int | bool = "auto",
     **options: Any,
@@ -158,10 +175,10 @@ def score(
         method: The method whose criterion scores; higher = keep.
         masks: Judge the network under these masks; the dense one by default. Its pruned connections are
             scored too.
-        filters: What to leave alone.
+        exclude: What not to prune.
         prune_bias: Whether biases are prunable too.
         verbose: 0 shows nothing, 1 a progress bar for what takes long, "auto" that on a terminal.
-        **options: loss, batches, batchnorm, seed, jit_compile, and options of the criterion, as in `prune_at_init`;
+        **options: loss, batches, training, seed, jit_compile, and options of the criterion, as in `prune_at_init`;
             for "exact" also sample=1000, which tries that many weights and gives NaN for the others.
 
     Returns:
@@ -177,37 +194,12 @@ def score(
         >>> tpi.score(model, None, "magnitude")["head/kernel"].shape
         (8, 4)
     """
-    recipe = recipe_for(method, data, options, for_masks=False)
-    targets = find_targets(model, filters=filters, prune_bias=prune_bias)
+    resolved = resolve_method(method, data, options, for_masks=False)
+    targets = find_prunable_variables(model, exclude=exclude, prune_bias=prune_bias)
     if masks is not None:
         masks = masks.covering([target.path for target in targets.prunable], model)
-    with Probe(model, targets.prunable, data=data, **recipe.probing) as probe:
-        probe.show_progress = shown(verbose)
+    with ScoringEngine(model, targets.prunable, data=data, **resolved.engine_options) as engine:
+        engine.show_progress = is_progress_shown(verbose)
         if masks is not None:
-            probe.mask(masks)
-        return finite_scores(probe, recipe)
-
-
-def _found(
-    model: Any,
-    data: Any,
-    sparsity: float,
-    method: str,
-    filters: Filter | Iterable[Filter] | None,
-    prune_bias: bool,
-    verbose: str | int | bool,
-    **options: Any,
-) -> tuple[Selector, Search, Recipe]:
-    recipe = recipe_for(method, data, options)
-    targets = find_targets(model, filters=filters, prune_bias=prune_bias)
-    selector = selector_for(model, targets, recipe, data, prune_bias)
-    density = density_for(sparsity, selector)
-    with Probe(model, selector.targets.prunable, data=data, **recipe.probing) as probe:
-        found = search(probe, selector, recipe, density, verbose=verbose)
-        probe.replicas.check_same(
-            [np.packbits(found.masks[path]) for path in found.masks],
-            "masks",
-            "They have different seeds, weights or hardware: give all the same seed, or find masks on one of them, "
-            "save them, and tpi.attach them on all.",
-        )
-        return selector, found, recipe
+            engine.mask(masks)
+        return compute_scores(engine, resolved)

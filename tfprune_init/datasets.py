@@ -1,12 +1,10 @@
-"""Image classification data for examples, tests and experiments, with a default that needs no network."""
+"""Image classification data for examples, tests and experiments; the default needs no network."""
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import logging
 import math
-import numbers
 import os
 import socket
 import threading
@@ -19,14 +17,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfprune_init.batches import untuned
-from tfprune_init.errors import DataError, DatasetUnavailableError, OptionError
+from tfprune_init.backend.batches import disable_autotuning
+from tfprune_init.checks import check_integer, suggest
+from tfprune_init.errors import DataError, DatasetUnavailableError, MissingDependencyError, OptionError
 
-# The host TFDS tries first for every data set; if it cannot be reached, neither can a download succeed.
+# The host TFDS tries first for every dataset; if it cannot be reached, neither can a download succeed.
 _PROBE_ADDRESS = ("storage.googleapis.com", 443)
 _PROBE_SECONDS = 3.0
 
-# Data sets up to this size are decoded once and kept; larger ones are streamed from disk in every epoch.
+# Datasets up to this size are decoded once and kept; larger ones are streamed from disk in every epoch.
 _IN_MEMORY_BYTES = 1 << 30
 
 # Published names and sizes, so that a prepared copy that holds less is never reported as the real thing.
@@ -41,7 +40,7 @@ _PUBLISHED = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """A train and a test set of the same images.
+    """A training and a test set of the same kind of images.
 
     Attributes:
         name: "digits", or what TFDS calls it, with its configuration if it has several: "emnist/letters".
@@ -71,29 +70,30 @@ def load(
     batch_size: int = 128,
     seed: int = 0,
 ) -> Dataset:
-    """Loads an image classification data set, ready to prune and train on.
+    """Load an image classification dataset, ready to prune and train on.
 
-    The training images are shuffled once, by `seed` alone, and come in that same order in every epoch
-    (`reshuffle_each_iteration=False`, so to say): scores are computed on the first batches, and the same
-    model, data and seed must give the same masks. To train on a new order in every epoch, shuffle again:
+    The training images are shuffled once, by `seed` alone, and come in that order in every epoch (as with
+    `reshuffle_each_iteration=False`). Scores are computed on the first batches, and the same model, data and seed must
+    give the same masks. To train on a new order in every epoch, shuffle again:
     `ds.train.unbatch().shuffle(10_000).batch(128)`.
 
     Args:
-        name: "digits" (scikit-learn's 8x8 digits, needs no download) or any image classification data set
+        name: "digits" (scikit-learn's 8x8 digits, needs no download) or any image classification dataset
             of TensorFlow Datasets whose images share one size, such as "mnist" or "cifar10".
         data_dir: Folder of prepared TFDS data. Default: the environment variable TFDS_DATA_DIR, else
             ~/tensorflow_datasets. "digits" needs none.
         batch_size: Examples a batch; the last batch may be shorter.
-        seed: Decides the order of the training images. For data sets too large for memory the order also
+        seed: Decides the order of the training images. For datasets too large for memory the order also
             depends on `tf.random.set_seed`, as for every shuffle buffer. The split never depends on it.
 
     Returns:
         A `Dataset`.
 
     Raises:
-        DatasetUnavailableError: It is not prepared and cannot be downloaded, or a package is missing.
-        DataError: It is not an image classification data set with images of one size and a held-out split.
-        OptionError: No data set has this name, or `batch_size` or `seed` is out of range.
+        DatasetUnavailableError: If it is not prepared and cannot be downloaded, or a package it needs is missing.
+        MissingDependencyError: If scikit-learn or TensorFlow Datasets is missing.
+        DataError: If it is not an image classification dataset with images of one size and a held-out split.
+        OptionError: If no dataset has this name, or `batch_size` or `seed` is out of range.
 
     Example:
         >>> ds = load("digits", batch_size=64)
@@ -103,10 +103,7 @@ def load(
         >>> images.shape.as_list(), labels.shape.as_list()
         ([64, 8, 8, 1], [64])
     """
-    if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
-        raise OptionError(f"batch_size must be an integer of at least 1. Received: {batch_size!r}")
-    if not isinstance(seed, numbers.Integral) or seed < 0:
-        raise OptionError(f"seed must be an integer of at least 0. Received: {seed!r}")
+    batch_size, seed = check_integer("batch_size", batch_size, 1), check_integer("seed", seed, 0)
     if name == "digits":
         return _load_digits(batch_size, seed)
     return _load_tfds(name, data_dir, batch_size, seed)
@@ -116,7 +113,7 @@ def _load_digits(batch_size: int, seed: int) -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise _missing_extra("digits", error) from error
+        raise MissingDependencyError("The dataset 'digits'", "scikit-learn", "data", str(error)) from error
     digits = load_digits()
     images = digits.images[..., np.newaxis].astype(np.uint8)
     labels = digits.target.astype(np.int64)
@@ -124,10 +121,10 @@ def _load_digits(batch_size: int, seed: int) -> Dataset:
     by_class = np.argsort(labels, kind="stable")
     held_out = np.zeros(len(labels), dtype=bool)
     held_out[by_class[::5]] = True
-    return _dataset(
+    return _make_dataset(
         "digits",
-        _from_memory(images[~held_out], labels[~held_out], seed),
-        _from_memory(images[held_out], labels[held_out]),
+        _make_split(images[~held_out], labels[~held_out], seed),
+        _make_split(images[held_out], labels[held_out]),
         sizes=(int(np.sum(~held_out)), int(np.sum(held_out))),
         classes=10,
         input_shape=(8, 8, 1),
@@ -140,9 +137,9 @@ def _load_tfds(name: str, data_dir: str | os.PathLike[str] | None, batch_size: i
     # TFDS reads TFDS_DATA_DIR only once, when it is imported; looking here makes a later change count.
     folder = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     builder = _find_builder(name, folder)
-    image, label = _image_and_label(name, builder.info.features)
+    image, label = _find_image_and_label(name, builder.info.features)
     # TFDS warns of a folder that holds no data, which `_download` reports or mends.
-    with _absl_errors_only():
+    with _hide_absl_warnings():
         prepared = builder.is_prepared()
     if not prepared:
         _download(name, builder, data_dir)
@@ -158,8 +155,8 @@ def _load_tfds(name: str, data_dir: str | os.PathLike[str] | None, batch_size: i
     example_bytes = math.prod(image.shape) * pixel.itemsize
     if sum(sizes) * example_bytes <= _IN_MEMORY_BYTES:
         train, test = builder.as_dataset(split=["train", test_split], batch_size=-1)
-        train = _from_memory(train["image"].numpy(), train["label"].numpy(), seed)
-        test = _from_memory(test["image"].numpy(), test["label"].numpy())
+        train = _make_split(train["image"].numpy(), train["label"].numpy(), seed)
+        test = _make_split(test["image"].numpy(), test["label"].numpy())
     else:
         train, test = (
             split.map(lambda example: (example["image"], example["label"]), tf.data.AUTOTUNE)
@@ -167,9 +164,9 @@ def _load_tfds(name: str, data_dir: str | os.PathLike[str] | None, batch_size: i
         )
         buffer = max(1, _IN_MEMORY_BYTES // example_bytes)
         train = train.shuffle(buffer, seed=seed, reshuffle_each_iteration=False)
-    # The canonical name, so that "Cifar10" and "cifar10:3.0.2" are recognised as well.
+    # The canonical name, so that "Cifar10" and "cifar10:3.0.2" are recognized as well.
     config = builder.builder_config
-    return _dataset(
+    return _make_dataset(
         f"{builder.name}/{config.name}" if config else builder.name,
         train,
         test,
@@ -186,16 +183,15 @@ def _find_builder(name: str, folder: str | os.PathLike[str]) -> Any:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise _missing_extra(name, error) from error
+        raise MissingDependencyError(f"The dataset {name!r}", "tensorflow-datasets", "data", str(error)) from error
     try:
         return tfds.builder(name, data_dir=folder)
     except tfds.core.registered.DatasetNotFoundError as error:
-        near = difflib.get_close_matches(name.lower(), ["digits", *tfds.list_builders()], n=3)
-        hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "See tfds.list_builders()."
-        raise OptionError(f"There is no data set of this name. Received: name={name!r}. {hint}") from error
+        hint = f"{suggest(name.lower(), ['digits', *tfds.list_builders()])} See tfds.list_builders()."
+        raise OptionError(f"There is no dataset of this name. Received: name={name!r}. {hint}") from error
     except (ValueError, AssertionError) as error:
         raise OptionError(
-            "The name of a data set is 'name', 'name/config' or 'name:version'. "
+            "The name of a dataset is 'name', 'name/config' or 'name:version'. "
             f"Received: name={name!r}. TFDS says: {str(error).splitlines()[0]}"
         ) from error
     except ImportError as error:
@@ -204,14 +200,14 @@ def _find_builder(name: str, folder: str | os.PathLike[str]) -> Any:
         ) from error
 
 
-def _image_and_label(name: str, features: Any) -> tuple[Any, Any]:
+def _find_image_and_label(name: str, features: Any) -> tuple[Any, Any]:
     import tensorflow_datasets as tfds
 
     features = dict(features.items())
     image, label = features.get("image"), features.get("label")
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
         raise DataError(
-            f"{name!r} is not an image classification data set: that takes the features 'image' and 'label'. "
+            f"{name!r} is not an image classification dataset: that takes the features 'image' and 'label'. "
             f"Received: the features {sorted(features)}. "
             'Try "digits", "mnist" or "cifar10", or pass your own batches.'
         )
@@ -231,7 +227,7 @@ def _download(name: str, builder: Any, data_dir: str | os.PathLike[str] | None) 
         f"network, `tfds build {name}`, and copy the folder."
     )
     # Without a network TFDS retries for minutes before it gives up.
-    if not _network_reachable():
+    if not _is_network_reachable():
         raise DatasetUnavailableError(
             f"{name!r} is not prepared in {builder.data_path}, and there is no network to download it "
             f"({_PROBE_ADDRESS[0]} does not answer). {advice}"
@@ -244,7 +240,7 @@ def _download(name: str, builder: Any, data_dir: str | os.PathLike[str] | None) 
         ) from error
 
 
-def _network_reachable() -> bool:
+def _is_network_reachable() -> bool:
     host, port = _PROBE_ADDRESS
     proxy = urllib.request.getproxies().get("https")
     if proxy:
@@ -257,13 +253,13 @@ def _network_reachable() -> bool:
             reached.set()
 
     # In a thread of its own, because the timeout of a socket does not bound the look-up of the host name.
-    probe = threading.Thread(target=connect, daemon=True)
-    probe.start()
-    probe.join(_PROBE_SECONDS)
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(_PROBE_SECONDS)
     return reached.is_set()
 
 
-def _from_memory(images: np.ndarray, labels: np.ndarray, seed: int | None = None) -> tf.data.Dataset:
+def _make_split(images: np.ndarray, labels: np.ndarray, seed: int | None = None) -> tf.data.Dataset:
     # A permutation by NumPy rather than a shuffle buffer, whose order also hangs on the global seed.
     if seed is not None:
         order = np.random.default_rng(seed).permutation(len(labels))
@@ -271,7 +267,7 @@ def _from_memory(images: np.ndarray, labels: np.ndarray, seed: int | None = None
     return tf.data.Dataset.from_tensor_slices((images, labels))
 
 
-def _dataset(
+def _make_dataset(
     name: str,
     train: tf.data.Dataset,
     test: tf.data.Dataset,
@@ -286,7 +282,7 @@ def _dataset(
     def to_unit(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.cast(images, tf.float32) / white, labels
 
-    train, test = (untuned(split.batch(batch_size).map(to_unit).prefetch(2)) for split in (train, test))
+    train, test = (disable_autotuning(split.batch(batch_size).map(to_unit).prefetch(2)) for split in (train, test))
     description = _describe(name, sizes, classes, input_shape, held_out)
     return Dataset(name, train, test, classes, input_shape, *sizes, description)
 
@@ -301,14 +297,8 @@ def _describe(name: str, sizes: tuple[int, int], classes: int, input_shape: tupl
     return f"{title}: {counts[0]} training and {counts[1]} {held_out} images of {shape}, {classes} classes"
 
 
-def _missing_extra(name: str, error: ImportError) -> DatasetUnavailableError:
-    return DatasetUnavailableError(
-        f'{name!r} needs a package that is not installed. Received: {error}. Try `pip install "tfprune_init[data]"`.'
-    )
-
-
 @contextlib.contextmanager
-def _absl_errors_only() -> Iterator[None]:
+def _hide_absl_warnings() -> Iterator[None]:
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -6,6 +6,8 @@ those that report a bad argument are also `ValueError`s, so existing handlers ca
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class PruningError(Exception):
     """Base class of every error this package raises on purpose."""
@@ -43,6 +45,10 @@ class EnforcementError(PruningError):
     """Pruned weights could not be held at exactly zero."""
 
 
+class BackendError(PruningError):
+    """The installed TensorFlow, Keras or tf_keras is not what this version of the package was made for."""
+
+
 class ReplicaError(PruningError):
     """The replicas or workers of a distributed model do not agree, or were called one by one."""
 
@@ -57,3 +63,24 @@ class ExportError(PruningError):
 
 class DatasetUnavailableError(PruningError):
     """The dataset is neither prepared here nor can it be downloaded."""
+
+
+class MissingDependencyError(PruningError, ImportError):
+    """A package that is not part of every installation is needed and missing.
+
+    Args:
+        purpose: What needs it, to begin the message with, such as "A figure".
+        packages: What pip calls the packages, separated by spaces.
+        extra: The extra of tfprune_init that brings them; None if there is none.
+        received: What importing them said, if that tells more.
+    """
+
+    def __init__(self, purpose: str, packages: str, extra: str | None = None, received: str | None = None):
+        self._given = (purpose, packages, extra, received)
+        wanted = packages if extra is None else f'"tfprune_init[{extra}]"'
+        said = "" if received is None else f" Received: {received}."
+        super().__init__(f"{purpose} needs {' and '.join(packages.split())}.{said} Try: pip install {wanted}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it travel between processes."""
+        return type(self), self._given

@@ -1,20 +1,129 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+_UNFINISHED = ".unfinished-"
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Where to write what takes the place of a file in one move, so that no reader and no crash sees half of it."""
-    part = path.with_name(f".{uuid.uuid4().hex[:8]}{path.suffix}")
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path that atomically replaces `path` on success.
+
+    Args:
+        path: The file to write; its folder must exist. What a symbolic link points to is replaced, not the link.
+
+    Yields:
+        A path in the same folder, with the same suffix. What is no regular file, such as /dev/stdout, is yielded
+        itself.
+
+    Raises:
+        FileNotFoundError: If the folder doesn't exist.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from tfprune_init.files import atomic_write
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with atomic_write(folder / "a.txt") as part:
+        ...     _ = part.write_text("all of it")
+        >>> [path.name for path in folder.iterdir()]
+        ['a.txt']
+    """
+    given = Path(path)
+    if given.exists() and not given.is_file() and not given.is_dir():
+        yield given
+        return
+    final = Path(os.path.realpath(given))
+    if not final.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "The folder doesn't exist; create it first", os.fspath(path))
+    part = _find_free_name(final)
     try:
         yield part
-        os.replace(part, path)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, final)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder that takes the name `path` on success.
+
+    Args:
+        path: The folder to make; its parent must exist.
+        replace: Whether to replace a folder that has something in it. It stays where it is until the new one is
+            complete, and if anything fails.
+
+    Raises:
+        OSError: If there is a file of that name, or a folder that is not empty and not to be replaced.
+    """
+    final = Path(os.path.realpath(path))
+    part, old = _find_free_name(final), _find_free_name(final)
+    part.mkdir()
+    try:
+        yield part
+        if replace and final.is_dir():
+            os.replace(final, old)
+        try:
+            os.replace(part, final)
+        except OSError:
+            if old.exists():
+                os.replace(old, final)
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what processes that were killed left unfinished in a folder."""
+    for left in folder.glob(f"{_UNFINISHED}*"):
+        process = left.name.removeprefix(_UNFINISHED).split("-")[0]
+        if not process.isdigit() or _is_running(int(process)):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], value: Any, *, allow_nan: bool = True) -> None:
+    """Write a value as JSON, indented by two, atomically.
+
+    Args:
+        path: The file to write; its folder must exist.
+        value: Dicts, lists and plain values.
+        allow_nan: Whether NaN and Inf may be in it, which are no JSON by its standard.
+
+    Raises:
+        FileNotFoundError: If the folder doesn't exist.
+        ValueError: If there is a NaN or Inf and none may be.
+    """
+    text = json.dumps(value, indent=2, allow_nan=allow_nan) + "\n"
+    with atomic_write(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def _find_free_name(path: Path) -> Path:
+    return path.with_name(f"{_UNFINISHED}{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tfprune_init.errors import MaskFileError, MaskMismatchError
-from tfprune_init.files import whole
-from tfprune_init.targets import Target, all_variables, find_targets
+from tfprune_init.files import atomic_write
+from tfprune_init.graph.variables import ModelVariable, find_prunable_variables, list_variables
 
 _FORMAT = "tfprune_init masks"
 _VERSION = 1
@@ -105,15 +105,15 @@ class Masks(Mapping[str, np.ndarray]):
 
         Args:
             model: A built model, Keras 3 or tf_keras.
-            **options: `filters` and `prune_bias`, as in `find_masks`.
+            **options: `exclude` and `prune_bias`, as in `find_masks`.
 
         Returns:
             A mask for every prunable variable, all True where a variable has no zero.
         """
-        targets = find_targets(model, **options)
+        targets = find_prunable_variables(model, **options)
         return cls({t.path: np.asarray(t.tensor) != 0 for t in targets.prunable})
 
-    def check(self, model: Any) -> dict[str, Target]:
+    def check(self, model: Any) -> dict[str, ModelVariable]:
         """Refuse a model that these masks were not made for.
 
         Args:
@@ -125,7 +125,7 @@ class Masks(Mapping[str, np.ndarray]):
         Raises:
             MaskMismatchError: If a path is missing from the model, or has another shape; names each.
         """
-        variables = {target.path: target for target in all_variables(model)}
+        variables = {target.path: target for target in list_variables(model)}
         missing = [path for path in self if path not in variables]
         reshaped = [
             f"{path} is {variables[path].shape}, its mask {mask.shape}"
@@ -152,7 +152,7 @@ class Masks(Mapping[str, np.ndarray]):
         self.check(model)
         missing = [path for path in paths if path not in self]
         if missing:
-            raise MaskMismatchError(f"Without a mask: {_listed(missing)}. Leave them alone with filters=[...].")
+            raise MaskMismatchError(f"Without a mask: {_listed(missing)}. Leave them alone with exclude=[...].")
         return Masks({path: self[path] for path in paths})
 
     def carried_to(self, model: Any) -> Masks:
@@ -171,7 +171,9 @@ class Masks(Mapping[str, np.ndarray]):
             MaskMismatchError: If the sequence of names and shapes is not that of the masks.
         """
         names = {path.rsplit("/", 1)[-1] for path in self}
-        candidates = [t for t in find_targets(model, prune_bias="bias" in names and _has_bias(model)).prunable]
+        candidates = [
+            t for t in find_prunable_variables(model, prune_bias="bias" in names and _has_bias(model)).prunable
+        ]
         mine = [(path.rsplit("/", 1)[-1], mask.shape) for path, mask in self.items()]
         theirs = [(target.name, target.shape) for target in candidates]
         if mine != theirs:
@@ -216,10 +218,8 @@ class Masks(Mapping[str, np.ndarray]):
             "masks": [{"path": name, "shape": list(mask.shape)} for name, mask in self.items()],
         }
         arrays: dict[str, Any] = {f"bits_{i}": np.packbits(mask) for i, mask in enumerate(self.values())}
-        with whole(path) as part, part.open("wb") as file:
+        with atomic_write(path) as part, part.open("wb") as file:
             np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Masks:
@@ -274,7 +274,7 @@ def _boolean(path: str, mask: npt.ArrayLike) -> np.ndarray:
 
 
 def _has_bias(model: Any) -> bool:
-    return any(target.name == "bias" for target in all_variables(model))
+    return any(target.name == "bias" for target in list_variables(model))
 
 
 def _listed(names: list[str]) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import IO, Any
 
 import keras
@@ -16,10 +14,11 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from tfprune_init import kerases
+from tfprune_init.backend import compat
+from tfprune_init.files import write_json
+from tfprune_init.graph.variables import ModelVariable, SkippedVariable
 from tfprune_init.masks import Masks
-from tfprune_init.search import Search, Step
-from tfprune_init.targets import Skipped, Target, Targets
+from tfprune_init.methods.mask_search import PruningStep, SearchResult
 from tfprune_init.version import __version__
 
 
@@ -58,9 +57,11 @@ class PruningReport:
     Attributes:
         model: Name of the model.
         method: Name of the method.
-        options: What the method ran with: schedule, steps, scope, regrow, seed and the rest.
+        options: What the method ran with: schedule, steps, granularity, allocation, regrow, seed and the rest.
         masks: What is kept.
-        requested_sparsity: Sparsity asked for.
+        requested_sparsity: Sparsity asked for; None where a budget was.
+        budget: The budget: what it limits, what was asked for, the limit, what the dense network has, what is left, and
+            how it was counted; None where a sparsity was asked for.
         layers: One row for each pruned variable, in their fixed order.
         skipped: Every other variable, with its reason.
         steps: The steps of the search, with seconds and objective.
@@ -76,10 +77,11 @@ class PruningReport:
     method: str
     options: dict[str, Any]
     masks: Masks
-    requested_sparsity: float
+    requested_sparsity: float | None
+    budget: dict[str, Any] | None
     layers: tuple[LayerRow, ...]
-    skipped: tuple[Skipped, ...]
-    steps: tuple[Step, ...]
+    skipped: tuple[SkippedVariable, ...]
+    steps: tuple[PruningStep, ...]
     empty: tuple[str, ...]
     connected: bool | None
     signal: dict[str, float] | None
@@ -103,6 +105,7 @@ class PruningReport:
             "method": self.method,
             "options": self.options,
             "requested_sparsity": self.requested_sparsity,
+            "budget": self.budget,
             "sparsity": self.sparsity,
             "size": self.masks.size,
             "kept": self.masks.kept,
@@ -119,7 +122,7 @@ class PruningReport:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `to_dict()` as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_json(path, self.to_dict())
 
     def print(self, file: IO[str] | None = None) -> None:
         """Print the report as tables; to standard output if no `file` is given."""
@@ -149,7 +152,7 @@ class PruningReport:
         return table
 
     def _skipped_table(self) -> Table:
-        reasons: dict[str, list[Skipped]] = {}
+        reasons: dict[str, list[SkippedVariable]] = {}
         for row in self.skipped:
             reasons.setdefault(row.reason, []).append(row)
         table = Table(title="not pruned", title_justify="left")
@@ -162,6 +165,12 @@ class PruningReport:
             table.add_row(reason, str(len(rows)), f"{weights:,}", rows[0].path)
         return table
 
+    def _asked(self) -> str:
+        if self.budget is None:
+            return f"asked for {self.requested_sparsity:.4%}"
+        what, got, limit = self.budget["kind"].replace("_", "-"), self.budget["got"], self.budget["limit"]
+        return f"budget: {got:,} of at most {limit:,} {what}, {self.budget['counted']}"
+
     def _remarks(self) -> list[str]:
         verdict = {
             True: "every output still answers to the inputs",
@@ -170,7 +179,7 @@ class PruningReport:
         }[self.connected]
         plural = "" if len(self.steps) == 1 else "s"
         lines = [
-            f"sparsity {self.sparsity:.4%} (asked for {self.requested_sparsity:.4%}), {len(self.steps)} step{plural} "
+            f"sparsity {self.sparsity:.4%} ({self._asked()}), {len(self.steps)} step{plural} "
             f"in {self.seconds:.1f} s; {verdict}."
         ]
         first, last = self.steps[0], self.steps[-1]
@@ -184,13 +193,11 @@ class PruningReport:
         return lines
 
 
-def make_report(
-    model: Any, targets: Targets, found: Search, method: str, options: dict[str, Any], sparsity: float
-) -> PruningReport:
+def build_report(model: Any, found: SearchResult, prune_bias: bool) -> PruningReport:
     """Put a report together from what a search found."""
-    left = found.connectivity
+    left, goal = found.connectivity, found.goal
 
-    def row(target: Target) -> LayerRow:
+    def row(target: ModelVariable) -> LayerRow:
         def units(axes: tuple[int, ...]) -> int:
             return int(np.prod([target.shape[axis] for axis in axes], dtype=np.int64)) if axes else 0
 
@@ -207,12 +214,13 @@ def make_report(
 
     return PruningReport(
         model=model.name,
-        method=method,
-        options=options,
+        method=found.resolved.method.name,
+        options={**found.resolved.describe(), "prune_bias": prune_bias},
         masks=found.masks,
-        requested_sparsity=float(sparsity),
-        layers=tuple(row(target) for target in targets.prunable),
-        skipped=targets.skipped,
+        requested_sparsity=None if goal.limit else float(1 - goal.share),
+        budget=goal.limit.describe(found.masks) if goal.limit else None,
+        layers=tuple(row(target) for target in found.variables.prunable),
+        skipped=found.variables.skipped,
         steps=found.steps,
         empty=left.empty,
         connected=left.connected,
@@ -221,7 +229,7 @@ def make_report(
         versions={
             "tfprune_init": __version__,
             "tensorflow": tf.__version__,
-            kerases.package_of(model): kerases.version_of(model),
+            compat.get_package_name(model): compat.get_keras_version(model),
             "keras": keras.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),

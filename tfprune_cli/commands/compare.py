@@ -1,13 +1,11 @@
-"""`tfprune compare`: the words of the command line."""
+"""`tfprune compare`: a comparison defined in a TOML file."""
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+import click
 
-from rich.console import Console
-
-from tfprune_cli.arguments import add_command, add_json, whole
+from tfprune_cli.declaration import command, write_json_output
+from tfprune_cli.options import WholeNumber, json_option
 
 _ABOUT = """Prune, train and evaluate one network with every method at every sparsity and
 seed, as a file says. Each run has a folder of its own, named by a hash of all
@@ -37,22 +35,45 @@ and, if wanted:
 """
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = add_command(
-        commands, "compare", run, summary="compare methods, as a file says", about=_ABOUT, examples=_EXAMPLES
+@command("compare", summary="run a comparison defined in a TOML file", about=_ABOUT, examples=_EXAMPLES)
+@click.argument("config", metavar="CONFIG.toml", type=click.Path(), help="what to compare")
+@click.option("--out", metavar="DIR", type=click.Path(), help="folder of the runs, instead of the file's")
+@click.option(
+    "--processes", type=WholeNumber(1, 1024), metavar="N", help="runs at a time, each in a process of its own"
+)
+@json_option
+def run(config: str, out: str | None, processes: int | None, as_json: bool) -> None:
+    """Compare, and print the summary."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from tfprune_cli.comparison_file import (
+        PASSED_ON,
+        NamedData,
+        find_loss_named,
+        find_model,
+        make_optimizer,
+        read_config,
     )
-    parser.add_argument("config", metavar="CONFIG.toml", help="what to compare")
-    parser.add_argument("--out", metavar="DIR", help="folder of the runs, instead of the file's")
-    parser.add_argument(
-        "--processes", type=whole(1, 1024), metavar="N", help="runs at a time, each in a process of its own"
+    from tfprune_cli.data import check_data_options
+    from tfprune_init.experiments import compare
+
+    given = {"out": out, "processes": processes}
+    settings = {**read_config(config), **{key: value for key, value in given.items() if value is not None}}
+    data = NamedData(settings["data"], settings.get("data_dir"))
+    check_data_options(data.name, data.data_dir)
+    results = compare(
+        find_model(settings["model"], data),
+        data,
+        optimizer=make_optimizer(settings.get("optimizer")),
+        loss=find_loss_named(settings.get("loss"), settings.get("from_logits")),
+        verbose=0 if as_json else 1,
+        **{key: settings[key] for key in PASSED_ON if key in settings},
     )
-    add_json(parser)
-
-
-def run(options: argparse.Namespace) -> None:
-    """Run the command."""
-    from tfprune_cli import compare
-
-    given = {"out": options.out, "processes": options.processes}
-    compare.run(options.config, {k: v for k, v in given.items() if v is not None}, options.json, Console())
+    if as_json:
+        write_json_output({"out": str(results.out), "summary": [asdict(row) for row in results.summary()]})
+        return
+    console = Console()
+    results.print(console.file)
+    console.print(f"Runs, results.csv and results.jsonl are in {results.out}", highlight=False, soft_wrap=True)

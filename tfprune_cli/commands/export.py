@@ -1,13 +1,11 @@
-"""`tfprune export`: the words of the command line."""
+"""`tfprune export`: a saved Keras model as a verified TFLite file, with the report on it."""
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+import click
 
-from rich.console import Console
-
-from tfprune_cli.arguments import add_command, add_data, add_json
+from tfprune_cli.declaration import command, write_json_output
+from tfprune_cli.options import data_options, json_option
 
 _ABOUT = """Convert a saved Keras model to TFLite, run the file in a subprocess with every
 interpreter installed, compare it with the model, and write it only if they
@@ -24,59 +22,89 @@ _EXAMPLES = """examples:
       every zero stored; the report as JSON
 """
 
-
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = add_command(
-        commands,
-        "export",
-        run,
-        summary="convert a saved model to a verified TFLite file",
-        about=_ABOUT,
-        examples=_EXAMPLES,
-    )
-    parser.add_argument("source", metavar="RUN_OR_MODEL", help="a .keras file, or a folder that holds model.keras")
-    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the TFLite file to write")
-    precision = parser.add_mutually_exclusive_group()
-    precision.add_argument(
-        "--quantize",
-        choices=("float16", "dynamic", "int8"),
-        help="how to store the weights (default: float32); int8 needs --data",
-    )
-    precision.add_argument(
-        "--int8", action="store_const", const="int8", dest="quantize", help="the same as --quantize int8"
-    )
-    parser.add_argument(
-        "--sparse",
-        choices=("auto", "yes", "no"),
-        default="auto",
-        help="leave zeros out of the file; auto does where that pays (default: auto)",
-    )
-    add_data(parser, "what to verify and calibrate on (default: synthetic inputs)")
-    parser.add_argument(
-        "--target", choices=("cpu", "arm"), default="cpu", help="arm: say which convolutions run sparse there"
-    )
-    parser.add_argument("--no-measure", action="store_true", help="don't load and time the files, which takes seconds")
-    parser.add_argument("--plot", metavar="FILE", help="write a picture of the report, such as edge.png")
-    add_json(parser)
+_SPARSE: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
 
 
-def run(options: argparse.Namespace) -> None:
-    """Run the command."""
-    from tfprune_cli import export
+@command(
+    "export",
+    summary="convert a saved model to a verified TFLite file",
+    about=_ABOUT,
+    examples=_EXAMPLES,
+    exclusive=[("quantize", "int8")],
+)
+@click.argument(
+    "source", metavar="RUN_OR_MODEL", type=click.Path(), help="a .keras file, or a folder that holds model.keras"
+)
+@click.option("-o", "--output", required=True, metavar="FILE", type=click.Path(), help="the TFLite file to write")
+@click.option(
+    "--quantize",
+    type=click.Choice(("float16", "dynamic", "int8")),
+    help="how to store the weights (default: float32); int8 needs --data",
+)
+@click.option("--int8", is_flag=True, help="the same as --quantize int8")
+@click.option(
+    "--sparse",
+    type=click.Choice(tuple(_SPARSE)),
+    default="auto",
+    help="leave zeros out of the file; auto does where that pays (default: auto)",
+)
+@data_options("what to verify and calibrate on (default: synthetic inputs)")
+@click.option(
+    "--target",
+    type=click.Choice(("cpu", "arm")),
+    default="cpu",
+    help="arm: say which convolutions run sparse there (default: cpu)",
+)
+@click.option("--no-measure", is_flag=True, help="don't load and time the files, which takes seconds")
+@click.option("--plot", metavar="FILE", type=click.Path(), help="write a picture of the report, such as edge.png")
+@json_option
+def run(
+    source: str,
+    output: str,
+    quantize: str | None,
+    int8: bool,
+    sparse: str,
+    data: str | None,
+    data_dir: str | None,
+    target: str,
+    no_measure: bool,
+    plot: str | None,
+    as_json: bool,
+) -> None:
+    """Export, and print the report."""
+    from rich.console import Console
 
-    export.run(
-        export.Export(
-            source=options.source,
-            output=options.output,
-            quantize=options.quantize,
-            sparse=options.sparse,
-            data=options.data,
-            data_dir=options.data_dir,
-            target=options.target,
-            measure=not options.no_measure,
-            as_json=options.json,
-            plot=options.plot,
-        ),
-        Console(),
-    )
+    from tfprune_cli.data import check_data_options, load_data
+    from tfprune_cli.saved_models import load_model
+    from tfprune_init.errors import OptionError
+    from tfprune_init.export import export_tflite
+
+    quantize = "int8" if int8 else quantize
+    if quantize == "int8" and data is None:
+        raise OptionError(
+            "int8 measures the range of every activation on typical inputs: say which with --data, such as "
+            "--data digits or --data tfds:mnist."
+        )
+    check_data_options(data, data_dir)
+    model = load_model(source)
+    loaded = None if data is None else load_data(data, data_dir)
+    with Console(stderr=True).status("converting, verifying and measuring"):
+        report = export_tflite(
+            model,
+            output,
+            quantize=quantize,
+            sparse=_SPARSE[sparse],
+            representative_data=loaded.train if loaded is not None and quantize == "int8" else None,
+            verify=None if loaded is None else loaded.test,
+            target=target,
+            measure=not no_measure,
+        )
+    if plot is not None:
+        report.plot().savefig(plot, dpi=150)
+    if as_json:
+        write_json_output(report.to_dict())
+        return
+    console = Console()
+    report.print(console.file)
+    if loaded is not None:
+        console.print(f"Verified on {loaded.description}", highlight=False, markup=False)

@@ -1,13 +1,11 @@
-"""`tfprune inspect`: the words of the command line."""
+"""`tfprune inspect`: what is inside a TFLite file."""
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+import click
 
-from rich.console import Console
-
-from tfprune_cli.arguments import add_command, add_json
+from tfprune_cli.declaration import command, write_json_output
+from tfprune_cli.options import json_option
 
 _ABOUT = """Read a TFLite file, ours or not, and say for each weight how many zeros it has,
 how they are stored, and whether a sparse kernel, a dense one or none reads it."""
@@ -18,17 +16,17 @@ _EXAMPLES = """examples:
 """
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = add_command(
-        commands, "inspect", run, summary="say what is inside a TFLite file", about=_ABOUT, examples=_EXAMPLES
-    )
-    parser.add_argument("file", metavar="FILE", help="a .tflite file")
-    add_json(parser)
+@command("inspect", summary="say what is inside a TFLite file", about=_ABOUT, examples=_EXAMPLES)
+@click.argument("file", metavar="FILE", type=click.Path(), help="a .tflite file")
+@json_option
+def run(file: str, as_json: bool) -> None:
+    """Print what is inside a TFLite file."""
+    from rich.console import Console
 
+    from tfprune_init.export.inspection import inspect
 
-def run(options: argparse.Namespace) -> None:
-    """Run the command."""
-    from tfprune_cli import inspect
-
-    inspect.run(options.file, options.json, Console())
+    inspection = inspect(file)
+    if as_json:
+        write_json_output(inspection.to_dict())
+    else:
+        inspection.show(Console())

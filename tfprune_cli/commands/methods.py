@@ -1,15 +1,13 @@
-"""`tfprune methods`: the words of the command line."""
+"""`tfprune methods`: the pruning methods, as tables, as JSON or as docs/methods.md."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from typing import Any
 
-from rich.console import Console
+import click
 
-from tfprune_cli.arguments import add_command, add_json
+from tfprune_cli.declaration import command, write_json_output
+from tfprune_cli.options import json_option
 
 _ABOUT = "List the pruning methods, with their settings and papers."
 
@@ -20,22 +18,25 @@ _EXAMPLES = """examples:
 """
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = add_command(commands, "methods", run, summary="list the pruning methods", about=_ABOUT, examples=_EXAMPLES)
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--markdown", action="store_true", help="print the whole page of docs/methods.md")
-    add_json(form)
+@command(
+    "methods",
+    summary="list the pruning methods",
+    about=_ABOUT,
+    examples=_EXAMPLES,
+    exclusive=[("markdown", "as_json")],
+)
+@click.option("--markdown", is_flag=True, help="print the whole page of docs/methods.md")
+@json_option
+def run(markdown: bool, as_json: bool) -> None:
+    """List the methods."""
+    from rich.console import Console
 
-
-def run(options: argparse.Namespace) -> None:
-    """Run the command."""
     from tfprune_cli.method_table import describe_methods, print_methods
-    from tfprune_cli.methods_page import methods_page
+    from tfprune_cli.methods_page import build_methods_page
 
-    if options.markdown:
-        sys.stdout.write(methods_page())
-    elif options.json:
-        sys.stdout.write(json.dumps(describe_methods(), indent=2) + "\n")
+    if markdown:
+        sys.stdout.write(build_methods_page())
+    elif as_json:
+        write_json_output(describe_methods())
     else:
         print_methods(Console())

@@ -1,14 +1,16 @@
-"""`tfprune prune`: the words of the command line."""
+"""`tfprune prune`: from a saved model to the folder of a run."""
 
 from __future__ import annotations
 
-import argparse
-import ast
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+import click
 
-from tfprune_cli.arguments import add_command, add_data, add_json, add_loss, add_seed, whole
+from tfprune_cli.declaration import command, write_json_output
+from tfprune_cli.options import Setting, WholeNumber, data_options, json_option, loss_options, seed_option
 
 _ABOUT = """Prune a saved Keras model before it is trained, and write a run: a folder with
   model.keras   the pruned model, untrained; it keeps its masks where the
@@ -28,91 +30,150 @@ _EXAMPLES = """examples:
   tfprune prune model.keras --method synflow --sparsity 0.98 -o run
       a method that looks at no data
   tfprune prune model.keras --data mine:load --method grasp --sparsity 0.9 \\
-      --set temperature=100 --filters head -o run
+      --set temperature=100 --exclude head -o run
       data from load() in mine.py, an option of the method, layer head as it is
 """
 
+_NAMED = ("steps", "schedule", "granularity", "allocation", "batches", "training", "normalize", "shuffle")
+"""Options of a method that have a flag of their own."""
 
-def add_parser(commands: Any) -> None:
-    """Add the command."""
-    parser = add_command(
-        commands, "prune", run, summary="prune a saved model into a run folder", about=_ABOUT, examples=_EXAMPLES
-    )
-    parser.add_argument("source", metavar="MODEL", help="a .keras file, of Keras 3 or tf_keras")
-    parser.add_argument("-o", "--output", required=True, metavar="RUN", help="the folder to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run that is there, if any")
-    parser.add_argument(
-        "--sparsity", type=float, required=True, metavar="SHARE", help="share of the weights to remove, in [0, 1)"
-    )
-    parser.add_argument(
-        "--method", default="force", metavar="NAME", help="one of those `tfprune methods` lists (default: force)"
-    )
-    add_data(parser, "what connections are judged by; methods that look at no data only check on it that signals pass")
-    add_loss(parser)
-    parser.add_argument("--steps", type=whole(1, 1_000_000), metavar="N", help="steps, for iterative methods")
-    parser.add_argument("--schedule", metavar="NAME", help="exponential, linear, halving or one_shot")
-    parser.add_argument("--scope", metavar="NAME", help="how scores compete: global, layerwise, erk, ...")
-    parser.add_argument("--batches", type=whole(1, 1_000_000), metavar="N", help="batches of 128 each step looks at")
-    parser.add_argument("--batchnorm", choices=("batch", "inference"), help="score as in training or as in prediction")
-    parser.add_argument("--normalize", choices=("l2", "sum"), help="divide each variable's scores by this first")
-    parser.add_argument(
-        "--shuffle", action="store_true", help="keep each layer's density and move what is kept to random places"
-    )
-    parser.add_argument("--prune-bias", action="store_true", help="prune biases too")
-    parser.add_argument(
-        "--filters",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME",
-        help="what to leave alone: layers, variables, glob patterns",
-    )
-    parser.add_argument(
-        "--set",
-        type=_setting,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        dest="settings",
-        help="an option of the method or the scope, such as block_size=(1,4); may be repeated",
-    )
-    add_seed(parser, "of the method and of the order of the data")
-    add_json(parser)
+_NOT_SET = {*_NAMED, "loss", "seed", "exclude", "prune_bias"}
 
 
-def run(options: argparse.Namespace) -> None:
-    """Run the command."""
-    from tfprune_cli import prune
+@command("prune", summary="prune a saved model into a run folder", about=_ABOUT, examples=_EXAMPLES)
+@click.argument("source", metavar="MODEL", type=click.Path(), help="a .keras file, of Keras 3 or tf_keras")
+@click.option("-o", "--output", required=True, metavar="RUN", type=click.Path(), help="the folder to write")
+@click.option("--overwrite", is_flag=True, help="replace the run that is there, if any")
+@click.option(
+    "--sparsity", type=float, required=True, metavar="SHARE", help="share of the weights to remove, in [0, 1)"
+)
+@click.option("--method", default="force", metavar="NAME", help="one of those `tfprune methods` lists (default: force)")
+@data_options("what connections are judged by; methods that look at no data only check on it that signals pass")
+@loss_options
+@click.option("--steps", type=WholeNumber(1, 1_000_000), metavar="N", help="steps, for iterative methods")
+@click.option("--schedule", metavar="NAME", help="exponential, linear, halving or one_shot")
+@click.option("--granularity", metavar="NAME", help="what is kept or pruned as one: weights, block, n_m, units, ...")
+@click.option(
+    "--allocation",
+    metavar="NAME",
+    help="how the budget is shared out among layers: global, uniform, er, erk or balanced",
+)
+@click.option("--batches", type=WholeNumber(1, 1_000_000), metavar="N", help="batches of 128 each step looks at")
+@click.option("--training/--inference", default=None, help="score as in training, or as in prediction")
+@click.option(
+    "--normalize", type=click.Choice(("l2", "sum")), help="divide each variable's scores by this before they compete"
+)
+@click.option("--shuffle", is_flag=True, help="keep each layer's density and move what is kept to random places")
+@click.option("--prune-bias", is_flag=True, help="prune biases too")
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="NAME",
+    help="layers or variables to exclude from pruning (names or glob patterns); may be repeated",
+)
+@click.option(
+    "--set",
+    "settings",
+    type=Setting(),
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="an option of the method or the granularity, such as block_size=(1,4); may be repeated",
+)
+@seed_option("of the method and of the order of the data")
+@json_option
+@click.pass_obj
+def run(
+    command_line: str,
+    source: str,
+    output: str,
+    overwrite: bool,
+    sparsity: float,
+    method: str,
+    data: str | None,
+    data_dir: str | None,
+    loss: str | None,
+    from_logits: bool,
+    exclude: tuple[str, ...],
+    prune_bias: bool,
+    settings: tuple[tuple[str, Any], ...],
+    seed: int,
+    as_json: bool,
+    **named: Any,
+) -> None:
+    """Prune, write the run, and print the report; if anything fails, no folder is written."""
+    from rich.console import Console
 
-    named = ("steps", "schedule", "scope", "batches", "batchnorm", "normalize", "shuffle")
-    prune.run(
-        prune.Pruning(
-            source=options.source,
-            output=options.output,
-            overwrite=options.overwrite,
-            sparsity=options.sparsity,
-            method=options.method,
-            data=options.data,
-            data_dir=options.data_dir,
-            loss=options.loss,
-            from_logits=options.from_logits,
-            named={name: getattr(options, name) for name in named},
-            settings=dict(options.settings),
-            filters=tuple(options.filters),
-            prune_bias=options.prune_bias,
-            seed=options.seed,
-            as_json=options.json,
-            command_line=options.command_line,
-        ),
-        Console(),
-    )
+    from tfprune_cli.data import check_data_options, first_outputs, load_data
+    from tfprune_cli.losses import check_loss_options, compile_for
+    from tfprune_cli.run_folder import new_run, write_initial
+    from tfprune_cli.saved_models import MODEL_FILE, load_model
+    from tfprune_init.api import prune_at_init
+    from tfprune_init.experiments.storage import MASKS_FILE, PRUNED, REPORT_FILE, write_run_file
+    from tfprune_init.graph.variables import find_prunable_variables
+    from tfprune_init.methods import find_method
+
+    # What needs neither model nor data is refused before they are loaded.
+    check_data_options(data, data_dir)
+    check_loss_options(loss, from_logits)
+    options = {**named, **dict(settings), "seed": seed}
+    _check_options(method, data, {**options, "loss": loss}, [name for name, _ in settings])
+    with new_run(output, overwrite=overwrite) as folder:
+        model = load_model(source, purpose="prune", compiled=loss is None)
+        loaded = None if data is None else load_data(data, data_dir, seed=seed)
+        outputs = None if loaded is None else first_outputs(model, loaded)
+        if find_method(method).needs_data:
+            compile_for(model, outputs, loss, from_logits)
+        which: dict[str, Any] = {"exclude": exclude or None, "prune_bias": prune_bias}
+        initial = {t.path: t.tensor.numpy() for t in find_prunable_variables(model, **which).prunable}
+        train = None if loaded is None else loaded.train
+        report = prune_at_init(model, train, sparsity=sparsity, method=method, **which, **options)
+        report.masks.save(folder / MASKS_FILE)
+        write_initial(folder, {path: initial[path] for path in report.masks})
+        report.save(folder / REPORT_FILE)
+        about = {
+            "command": command_line,
+            "model": os.path.abspath(os.path.expanduser(source)),
+            "data": loaded
+            and {
+                "name": data,
+                "data_dir": None if data_dir is None else os.path.abspath(os.path.expanduser(data_dir)),
+                "description": loaded.description,
+            },
+            "masks_in_model": _save(model, folder / MODEL_FILE),
+            "versions": report.versions,
+        }
+        write_run_file(folder, PRUNED, about)
+    if as_json:
+        write_json_output({"run": output, **report.to_dict()})
+        return
+    console = Console()
+    report.print(console.file)
+    console.print(f"The run is in {output}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, such as m=4. Received: {text!r}")
+def _check_options(method: str, data: str | None, options: Mapping[str, Any], settings: list[str]) -> None:
+    from tfprune_init.errors import OptionError
+    from tfprune_init.methods import find_method, resolve_method
+
+    if find_method(method).needs_data and data is None:
+        raise OptionError(
+            f"Method {method!r} judges connections by data: say which with --data, such as --data digits."
+        )
+    flags = [name for name in settings if name in _NOT_SET]
+    if flags:
+        flag = f"--{flags[0].replace('_', '-')}"
+        raise OptionError(f"{flags[0]} has a flag of its own: use {flag}. Received: --set {flags[0]}=...")
+    resolve_method(method, data, options)
+
+
+def _save(model: Any, path: Path) -> bool:
+    """Save the model with its masks where its layers can carry them, without where not; return whether they did."""
+    from tfprune_init.errors import EnforcementError
+    from tfprune_init.masking.wrapper import strip
+
     try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
+        model.save(path)
+    except EnforcementError:
+        strip(model).save(path)
+        return False
+    return True

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from tfprune_init.compaction.mixing import added, added_by_each, borders_unknown, needed
-from tfprune_init.compaction.network import Network, Step
-from tfprune_init.compaction.signals import Signal
+from tfprune_init.compaction.constants import compute_added, compute_added_by_each
+from tfprune_init.compaction.network import Propagation, PropagationStep
+from tfprune_init.graph.layer_rules.kernels import find_needed, has_unknown_borders
+from tfprune_init.graph.signals import Signal
 
 # How far what constants add may differ between places, beside what they add at most, and count as rounding.
 _ROUNDING = 1e-12
@@ -18,7 +19,7 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """What goes.
+    """What goes, and what that adds to biases.
 
     Attributes:
         gone: Whether each channel goes, by label; the last is for what is no channel.
@@ -33,36 +34,37 @@ class Decision:
     roots: np.ndarray
 
     def kept(self, labels: np.ndarray) -> np.ndarray:
-        """Indices of the channels that stay."""
+        """Return indices of the channels that stay."""
         return np.flatnonzero(~self.gone[labels])
 
     def needs_bias(self, layer: Any) -> bool:
-        """Whether something is added to the bias of a layer that has none."""
+        """Return whether something is added to the bias of a layer that has none."""
         return id(layer) in self.added and bool(self.added[id(layer)].any()) and not layer.use_bias
 
 
-def decide(network: Network) -> Decision:
+def decide(network: Propagation) -> Decision:
     """Let go every channel that is dead together with all channels it is tied to, as far as its constants fold.
 
     A layer keeps at least one channel. Where constants that would go add different numbers to one bias, at different
     positions or in different calls, those that do stay; this can only grow, so it ends.
     """
-    groups = network.book.groups
-    roots = groups.roots()
+    groups = network.record.groups
+    roots = groups.find_roots()
     live = np.zeros(len(roots), bool)
     for signal in _signals(network):
         if signal.axis is not None:
             live[roots[signal.channels[~network.dead(signal)]]] = True
-    mixers: dict[int, list[Step]] = {}
+    mixers: dict[int, list[PropagationStep]] = {}
     for step in network.steps:
         if step.rule.mixes:
             mixers.setdefault(id(step.use.layer), []).append(step)
+    makers = {id(step.use.layer): step for step in network.steps if step.rule.makes_units}
     while True:
         held = np.zeros(len(roots), bool)
-        held[list(groups.reasons())] = True
+        held[list(groups.find_reasons())] = True
         gone = ~(live | held)[roots]
         gone[-1] = False
-        news = [_keep_one(network, steps[0], gone) for steps in mixers.values()]
+        news = [_keep_one(network, step, gone) for step in makers.values()]
         if any(news):
             continue
         folded = {}
@@ -70,28 +72,30 @@ def decide(network: Network) -> Decision:
             folded[layer], stuck = _fold(network, steps, gone, roots)
             news.append(stuck)
         if not any(news):
-            return Decision(gone, folded, groups.reasons(), roots)
+            return Decision(gone, folded, groups.find_reasons(), roots)
 
 
-def _signals(network: Network) -> list[Signal]:
-    signals = {id(signal): signal for step in network.steps for signal in (*step.use.inputs, step.output)}
-    return list(signals.values())
+def _signals(network: Propagation) -> list[Signal]:
+    found = ((*step.use.inputs, step.output, *step.use.inner.values()) for step in network.steps)
+    return list({id(signal): signal for signals in found for signal in signals}.values())
 
 
-def _keep_one(network: Network, step: Step, gone: np.ndarray) -> bool:
-    """A layer without channels is none: the first stays. Whether that is news."""
-    units = step.output.channels
-    return bool(gone[units].all()) and network.book.groups.hold(units[:1], f"is the last of {step.use.path}")
+def _keep_one(network: Propagation, step: PropagationStep, gone: np.ndarray) -> bool:
+    """Let the first channel of a layer stay where all would go; return whether that is news."""
+    _, _, units = network.record.sizes[id(step.use.layer)]
+    return bool(gone[units].all()) and network.record.groups.pin(units[:1], f"is the last of {step.use.path}")
 
 
-def _fold(network: Network, steps: list[Step], gone: np.ndarray, roots: np.ndarray) -> tuple[np.ndarray, bool]:
-    """What constants that go add to each unit of a layer, and whether some have to stay after all."""
+def _fold(
+    network: Propagation, steps: list[PropagationStep], gone: np.ndarray, roots: np.ndarray
+) -> tuple[np.ndarray, bool]:
+    """Return what constants that go add to each unit of a layer, and whether some have to stay after all."""
     calls = [_Call(step, gone, network) for step in steps]
     if not any(call.constants.any() for call in calls):
         return np.zeros(calls[0].units), False
     together = _Range(calls[0].units)
     for call in calls:
-        together.meet(call, added(call.step.use, call.constants[None])[0])
+        together.meet(call, compute_added(call.step.use, call.constants[None])[0])
     largest = np.max([call.largest for call in calls], axis=0)
     off = together.width > _ROUNDING * largest
     if not off.any():
@@ -101,27 +105,27 @@ def _fold(network: Network, steps: list[Step], gone: np.ndarray, roots: np.ndarr
     limit = _ROUNDING * largest / len(each)
     stuck = [label for label, alone in each.items() if (alone.width > limit)[off].any()]
     why = f"is a constant that no bias of {steps[0].use.path} can take over"
-    return together.middle, network.book.groups.hold(np.array(stuck), why)
+    return together.middle, network.record.groups.pin(np.array(stuck), why)
 
 
 class _Call:
     """One call of a layer with a bias: the constants that would go, and where the output has to stay what it is."""
 
-    def __init__(self, step: Step, gone: np.ndarray, network: Network):
+    def __init__(self, step: PropagationStep, gone: np.ndarray, network: Propagation):
         x, output = step.use.first, step.output
         assert output.axis is not None
         self.step = step
         self.constants = np.where(gone[x.labels], x.value, 0.0)
-        self.needed = needed(step.use, output) & ~gone[output.labels]
+        self.needed = find_needed(step.use, output) & ~gone[output.labels]
         self.units = len(output.channels)
         self.positions = tuple(i for i in range(output.varies.ndim) if i != output.axis)
-        fixed = borders_unknown(step.use) and bool(self.constants.any())
+        fixed = has_unknown_borders(step.use) and bool(self.constants.any())
         self.pinned = np.ones(self.units, bool) if fixed else network.pruned(step.use, "bias", self.units)
 
     @property
     def largest(self) -> np.ndarray:
         """The most that the constants could add to each unit if no two of them were of opposite sign."""
-        return added(self.step.use, self.constants[None], absolute=True)[0].max(axis=self.positions)
+        return compute_added(self.step.use, self.constants[None], absolute=True)[0].max(axis=self.positions)
 
 
 class _Range:
@@ -151,14 +155,14 @@ class _Range:
 
 
 def _each(calls: list[_Call], roots: np.ndarray) -> dict[int, _Range]:
-    """The same for the constants of each group of channels by itself, which add nothing in calls they are not in."""
+    """Return the same for each group of constant channels by itself; in calls they are not in they add nothing."""
     found: dict[int, _Range] = {}
     labels = [roots[call.step.use.first.labels] for call in calls]
     for call, one in zip(calls, labels, strict=True):
         found.update((label, _Range(calls[0].units)) for label in np.unique(one[call.constants != 0]).tolist())
     for call, one in zip(calls, labels, strict=True):
         absent = set(found)
-        for label, what in added_by_each(call.step.use, call.constants, one):
+        for label, what in compute_added_by_each(call.step.use, call.constants, one):
             found[label].meet(call, what)
             absent.remove(label)
         for label in absent:

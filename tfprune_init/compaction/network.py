@@ -10,29 +10,28 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfprune_init import kerases
-from tfprune_init.compaction.nodes import Node, is_graph, nodes_of
-from tfprune_init.compaction.rules import Rule, rule_for
-from tfprune_init.compaction.signals import Signal, any_along, unknown
-from tfprune_init.compaction.uses import Book, Use
+from tfprune_init.backend import compat
+from tfprune_init.backend.overrides import restore_state
 from tfprune_init.errors import ModelError
-from tfprune_init.surgery import unmoved
-from tfprune_init.targets import Target, all_variables
+from tfprune_init.graph.layer_rules import ChannelRecord, LayerRule, SignalContext, find_channel_rule, find_rule
+from tfprune_init.graph.signals import Signal, any_along, make_unknown_signal
+from tfprune_init.graph.trace import LayerCall, is_graph, list_calls
+from tfprune_init.graph.variables import ModelVariable, list_variables
 
 # Size of what has no fixed size; what is learned at this size and not true at all is not used.
 _SOME_SIZE = 32
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class PropagationStep:
     """One call of a layer that is understood."""
 
-    use: Use
-    rule: Rule
+    use: SignalContext
+    rule: LayerRule
     output: Signal
 
 
-class Network:
+class Propagation:
     """What is known of a model's tensors and channels.
 
     Args:
@@ -40,104 +39,109 @@ class Network:
         masks: Which weights are kept, by variable path; None: those that are not zero.
 
     Attributes:
-        book: What goes together, stays and shrinks.
+        record: What goes together, stays and shrinks.
         steps: The calls of layers that are understood, in order.
         entrances: What is known of the inputs of each nested model, by its id.
     """
 
     def __init__(self, model: Any, masks: Mapping[str, np.ndarray] | None):
-        self.book = Book()
-        self.steps: list[Step] = []
+        self.record = ChannelRecord()
+        self.steps: list[PropagationStep] = []
         self.entrances: dict[int, tuple[Signal, ...]] = {}
         self._masks = masks
         self._left: list[Any] = []
-        self._variables = {id(target.variable): target for target in all_variables(model)}
-        with unmoved(model):
-            outputs = self._follow(model, tuple(unknown(*_shape(symbol)) for symbol in model.inputs), "")
-        self._hold_what_is_left()
+        self._variables = {id(target.variable): target for target in list_variables(model)}
+        with restore_state(model):
+            outputs = self._follow(model, tuple(make_unknown_signal(*_shape(symbol)) for symbol in model.inputs), "")
+        self._pin_what_is_left()
         for output in outputs:
-            self.book.groups.hold(output.channels, "is an output of the model")
+            self.record.groups.pin(output.channels, "is an output of the model")
             output.used[...] = True
         for step in reversed(self.steps):
-            for signal, used in zip(step.use.inputs, step.rule.backward(step.use, step.output), strict=True):
+            for signal, used in zip(step.use.inputs, step.rule.find_used(step.use, step.output), strict=True):
                 signal.used |= used
 
     def dead(self, output: Signal) -> np.ndarray:
-        """Whether a channel neither varies nor matters in one tensor."""
+        """Return whether a channel neither varies nor matters in one tensor."""
         assert output.axis is not None
         return ~any_along(output.live, output.axis)
 
-    def pruned(self, use: Use, name: str, count: int) -> np.ndarray:
-        """Whether masks prune each weight of a variable with one axis; no where the layer does not have it."""
+    def pruned(self, use: SignalContext, name: str, count: int) -> np.ndarray:
+        """Return whether masks prune each weight of a variable with one axis; no where the layer does not have it."""
         pruned = self._masks is not None and name in use.variables
         return ~use.alive[name] if pruned else np.zeros(count, bool)
 
     def mask_of(self, variable: Any) -> np.ndarray | None:
-        """The mask of a variable, if it has one."""
+        """Return the mask of a variable, if it has one."""
         return None if self._masks is None else self._masks.get(self._variables[id(variable)].path)
+
+    def get_cuts(self, variable: Any) -> dict[int, np.ndarray]:
+        """Return the axes of a variable that are indexed by channels, with the label at each index."""
+        return self.record.groups.get_consumed(self._variables[id(variable)].path)
 
     def _follow(self, model: Any, inputs: tuple[Signal, ...], prefix: str) -> list[Signal]:
         signals = {id(symbol): signal for symbol, signal in zip(model.inputs, inputs, strict=True)}
-        for node in nodes_of(model):
-            given = tuple(signals[id(symbol)] for symbol in node.inputs)
-            path = prefix + node.layer.name
-            if _fits(node, given):
-                self._enter(node.layer, given, path)
-                outputs = self._follow(node.layer, given, f"{path}/")
+        for call in list_calls(model):
+            given = tuple(signals[id(symbol)] for symbol in call.inputs)
+            path = prefix + call.layer.name
+            if _fits(call, given):
+                self._enter(call.layer, given, path)
+                outputs = self._follow(call.layer, given, f"{path}/")
             else:
-                outputs = self._call(node, given, path)
-            signals.update(zip(map(id, node.outputs), outputs, strict=True))
+                outputs = self._follow_call(call, given, path)
+            signals.update(zip(map(id, call.outputs), outputs, strict=True))
         return [signals[id(symbol)] for symbol in model.outputs]
 
     def _enter(self, model: Any, inputs: tuple[Signal, ...], path: str) -> None:
-        """A nested model has one shape for each input, however often it is called."""
+        """Couple what enters a nested model in all its calls, as it has one shape for each input."""
         for first, signal in zip(self.entrances.setdefault(id(model), inputs), inputs, strict=True):
             if first.axis == signal.axis:
-                self.book.groups.tie(first.channels, signal.channels, path)
+                self.record.groups.couple(first.channels, signal.channels, path)
             else:
-                self.book.groups.hold(first.channels, f"enters {path}, which is called on shapes that differ")
-                self.book.groups.hold(signal.channels, f"enters {path}, which is called on shapes that differ")
+                self.record.groups.pin(first.channels, f"enters {path}, which is called on shapes that differ")
+                self.record.groups.pin(signal.channels, f"enters {path}, which is called on shapes that differ")
 
-    def _call(self, node: Node, given: tuple[Signal, ...], path: str) -> list[Signal]:
-        shapes = [_shape(symbol) for symbol in node.outputs]
-        variables, alive = self._weights(node.layer)
+    def _follow_call(self, call: LayerCall, given: tuple[Signal, ...], path: str) -> list[Signal]:
+        shapes = [_shape(symbol) for symbol in call.outputs]
+        variables, alive = self._find_weights(call.layer)
+        rule = _rule(call, given)
         if variables:  # where a layer is in several models, the one under which its variables are known
-            path = next(iter(variables.values())).path.rpartition("/")[0]
-        use = Use(node.layer, path, given, shapes[0][1], variables, alive)
-        rule = _rule(node, given)
-        if isinstance(rule, Rule):
-            with _at_some_size(node.layer, given):
-                output = rule.forward(self.book, use)
-            self.steps.append(Step(use, rule, output))
+            path = _find_path(call.layer, next(iter(variables.values())))
+        use = SignalContext(call.layer, path, given, shapes[0][1], variables, alive)
+        if isinstance(rule, LayerRule):
+            with _at_some_size(call.layer, given):
+                output = rule.follow(self.record, use)
+            self.steps.append(PropagationStep(use, rule, output))
             return [output]
-        self.book.leave(use, rule)
-        self._left.append(node.layer)
+        self.record.leave_whole(use, rule)
+        self._left.append(call.layer)
         for signal in given:
             signal.used[...] = True
-        return [unknown(*shape) for shape in _sizes(node, given, shapes)]
+        return [make_unknown_signal(*shape) for shape in _sizes(call, given, shapes)]
 
-    def _hold_what_is_left(self) -> None:
-        """What is left whole in one call does not shrink for the sake of others in which it is understood."""
+    def _pin_what_is_left(self) -> None:
+        """Pin what is left whole in one call, so that it does not shrink for the sake of others that are understood."""
         for left in self._left:
             why = f"is of {left.name}, which is left whole in another call"
-            for layer in [left, *(kerases.layers_below(left) if hasattr(left, "variables") else [])]:
+            for layer in [left, *(compat.walk_layers(left) if hasattr(left, "variables") else [])]:
                 for signal in self.entrances.get(id(layer), ()):
-                    self.book.groups.hold(signal.channels, why)
-                if id(layer) in self.book.sizes:
-                    self.book.groups.hold(self.book.sizes[id(layer)][2], why)
+                    self.record.groups.pin(signal.channels, why)
+                if id(layer) in self.record.sizes:
+                    self.record.groups.pin(self.record.sizes[id(layer)][2], why)
                 for variable in getattr(layer, "variables", []):
-                    for channels in self.book.slices.get(id(variable), {}).values():
-                        self.book.groups.hold(channels, why)
+                    for channels in self.get_cuts(variable).values():
+                        self.record.groups.pin(channels, why)
 
-    def _weights(self, layer: Any) -> tuple[dict[str, Target], dict[str, np.ndarray]]:
-        """A layer's own variables, and whether each of their weights is alive, by name."""
-        if not isinstance(rule_for(layer), Rule):
+    def _find_weights(self, layer: Any) -> tuple[dict[str, ModelVariable], dict[str, np.ndarray]]:
+        """Return the variables of a layer, and whether each of their weights is alive, by name."""
+        rule = find_channel_rule(layer)
+        if not isinstance(rule, LayerRule):
             return {}, {}
-        targets = [self._variables[id(variable)] for variable in kerases.own_variables(layer)]
-        own = {target.name: target for target in targets if tf.as_dtype(target.tensor.dtype).is_floating}
-        return own, {name: self._alive(target) for name, target in own.items()}
+        found = {name: self._variables[id(one)] for name, one in rule.find_variables(layer).items()}
+        own = {name: target for name, target in found.items() if tf.as_dtype(target.tensor.dtype).is_floating}
+        return own, {name: self._find_alive(target) for name, target in own.items()}
 
-    def _alive(self, target: Target) -> np.ndarray:
+    def _find_alive(self, target: ModelVariable) -> np.ndarray:
         weights, mask = np.asarray(target.tensor), self.mask_of(target.variable)
         if not np.isfinite(weights if mask is None else weights[mask]).all():
             raise ModelError(
@@ -149,38 +153,46 @@ class Network:
         return weights != 0 if self._masks is None else np.ones(weights.shape, bool)
 
 
-def _fits(node: Node, given: tuple[Signal, ...]) -> bool:
-    """Whether the call of a nested model can be followed inside."""
-    if not is_graph(node.layer) or not node.is_plain or len(node.layer.inputs) != len(given):
+def _fits(call: LayerCall, given: tuple[Signal, ...]) -> bool:
+    """Return whether the call of a nested model can be followed inside."""
+    if not is_graph(call.layer) or not call.is_plain or len(call.layer.inputs) != len(given):
         return False
-    ranks = [len(symbol.shape) - 1 for symbol in node.layer.inputs]
+    ranks = [len(symbol.shape) - 1 for symbol in call.layer.inputs]
     if ranks != [len(signal.shape) for signal in given]:
         return False
-    return len(given) == 1 or _keys(node.args[0]) == _keys(node.layer.input)
+    return len(given) == 1 or _keys(call.args[0]) == _keys(call.layer.input)
+
+
+def _find_path(layer: Any, target: ModelVariable) -> str:
+    """Return the path of a layer, of whose variables one is known."""
+    rule = find_rule(layer)
+    return "/".join(target.path.split("/")[: -1 - (0 if rule is None else rule.nesting)])
 
 
 def _keys(structure: Any) -> list[str] | None:
-    """Names of the inputs of a model, where they have any."""
+    """Return names of the inputs of a model, where they have any."""
     return sorted(structure) if isinstance(structure, dict) else None
 
 
-def _rule(node: Node, given: tuple[Signal, ...]) -> Rule | str:
-    rule, kind = rule_for(node.layer), type(node.layer).__name__
-    followed = isinstance(rule, Rule) or is_graph(node.layer)
-    if followed and not (node.is_plain and len(node.outputs) == 1):
+def _rule(call: LayerCall, given: tuple[Signal, ...]) -> LayerRule | str:
+    rule, kind = find_channel_rule(call.layer), type(call.layer).__name__
+    followed = isinstance(rule, LayerRule) or is_graph(call.layer)
+    if followed and not (call.is_plain and len(call.outputs) == 1):
         return f"{kind} is called with more than tensors"
-    if not isinstance(rule, Rule):
+    if not isinstance(rule, LayerRule):
         return rule
+    if rule.most_inputs is not None and len(given) > rule.most_inputs:
+        return f"{kind} is called with more than {rule.most_inputs} tensors"
     ranks = {len(signal.shape) for signal in given}
-    if len(ranks) > 1:
+    if len(ranks) > 1 and not rule.aligns_ranks:
         return f"{kind} takes inputs of several ranks"
-    if int(np.ravel(getattr(node.layer, "axis", -1))[0]) % (ranks.pop() + 1) == 0:
+    if int(np.ravel(getattr(call.layer, "axis", -1))[0]) % (max(ranks) + 1) == 0:
         return f"{kind} works along the batch"
     return rule
 
 
 def _shape(symbol: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shape of one example of a symbolic tensor, and its axes whose size is not fixed."""
+    """Return the shape of one example of a symbolic tensor, and its axes whose size is not fixed."""
     sizes = tuple(symbol.shape)[1:]
     return tuple(_SOME_SIZE if size is None else size for size in sizes), tuple(
         axis for axis, size in enumerate(sizes) if size is None
@@ -200,15 +212,15 @@ def _at_some_size(layer: Any, given: tuple[Signal, ...]) -> Iterator[None]:
         ) from error
 
 
-def _sizes(node: Node, given: tuple[Signal, ...], shapes: list[Any]) -> list[Any]:
-    """The shapes of what a layer gives that is not understood, found by running it where they are not fixed."""
+def _sizes(call: LayerCall, given: tuple[Signal, ...], shapes: list[Any]) -> list[Any]:
+    """Return the shapes of what a layer gives that is not understood, found by running it where they are not fixed."""
     if not any(unsized for _, unsized in shapes):
         return shapes
     examples = {
         id(symbol): tf.zeros((1, *signal.shape), symbol.dtype)
-        for symbol, signal in zip(node.inputs, given, strict=True)
+        for symbol, signal in zip(call.inputs, given, strict=True)
     }
-    args, kwargs = tf.nest.map_structure(lambda leaf: examples.get(id(leaf), leaf), (node.args, node.kwargs))
-    with _at_some_size(node.layer, given):
-        outputs = tf.nest.flatten(node.layer(*args, **kwargs))
+    args, kwargs = tf.nest.map_structure(lambda leaf: examples.get(id(leaf), leaf), (call.args, call.kwargs))
+    with _at_some_size(call.layer, given):
+        outputs = tf.nest.flatten(call.layer(*args, **kwargs))
     return [(tuple(output.shape[1:]), unsized) for output, (_, unsized) in zip(outputs, shapes, strict=True)]

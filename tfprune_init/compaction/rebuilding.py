@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfprune_init import kerases
+from tfprune_init.backend import compat
+from tfprune_init.backend.model_graph import get_input_name
 from tfprune_init.compaction.folding import Decision
-from tfprune_init.compaction.network import Network
-from tfprune_init.compaction.nodes import is_graph, nodes_of
+from tfprune_init.compaction.network import Propagation
 from tfprune_init.errors import ModelError
+from tfprune_init.graph.trace import is_graph, list_calls
 
 
 class Rebuilding:
@@ -31,7 +32,7 @@ class Rebuilding:
         ModelError: If a layer cannot be copied, or a copy of the model would lack methods of its class.
     """
 
-    def __init__(self, model: Any, network: Network, decision: Decision):
+    def __init__(self, model: Any, network: Propagation, decision: Decision):
         self._network = network
         self._decision = decision
         self._copies: dict[int, tuple[Any, Any]] = {}
@@ -43,7 +44,7 @@ class Rebuilding:
 
     def _model(self, model: Any) -> Any:
         if id(model) not in self._models:
-            sequential = "Sequential" in kerases.class_names(model)
+            sequential = "Sequential" in compat.get_class_names(model)
             rebuilt = self._sequential(model) if sequential else self._functional(model)
             if not model.trainable:
                 rebuilt.trainable = False
@@ -61,21 +62,21 @@ class Rebuilding:
         def replaced(structure: Any) -> Any:
             return tf.nest.map_structure(lambda leaf: symbols.get(id(leaf), leaf), structure)
 
-        for node in nodes_of(model):
-            outputs = self._layer(node.layer)(*replaced(node.args), **replaced(node.kwargs))
-            symbols.update(zip(map(id, node.outputs), tf.nest.flatten(outputs), strict=True))
+        for call in list_calls(model):
+            outputs = self._layer(call.layer)(*replaced(call.args), **replaced(call.kwargs))
+            symbols.update(zip(map(id, call.outputs), tf.nest.flatten(outputs), strict=True))
         return _class_for(model, "Model")(replaced(model.input), replaced(model.output), name=model.name)
 
     def _input(self, model: Any, symbol: Any) -> Any:
-        """A new symbolic input in place of one of a model, nested or not."""
+        """Return a new symbolic input in place of one of a model, nested or not."""
         signals = self._network.entrances.get(id(model))
         shape = list(symbol.shape)
         if signals is not None:
             signal = signals[[id(one) for one in model.inputs].index(id(symbol))]
             if signal.axis is not None:
                 shape[signal.axis + 1] = self._decision.kept(signal.channels).size
-        name = symbol._keras_history[0].name
-        return kerases.keras_of(model).Input(shape[1:], batch_size=shape[0], dtype=symbol.dtype, name=name)
+        name = get_input_name(model, symbol)
+        return compat.get_keras(model).Input(shape[1:], batch_size=shape[0], dtype=symbol.dtype, name=name)
 
     def _layer(self, layer: Any) -> Any:
         if is_graph(layer):
@@ -86,7 +87,7 @@ class Rebuilding:
             )  # by its class, as a layer of tf_keras with masks attached refuses it
             config.update(self._changes(layer, config))
             function = getattr(layer, "activation", None)
-            if "activation" in config and callable(function) and not kerases.class_names(function):
+            if "activation" in config and callable(function) and not compat.get_class_names(function):
                 config["activation"] = function  # one that Keras may not know by its name
             # A Lambda's function comes from this process, not from a file that may not be trusted.
             trust = {"safe_mode": False} if "safe_mode" in signature(type(layer).from_config).parameters else {}
@@ -101,12 +102,14 @@ class Rebuilding:
 
     def _changes(self, layer: Any, config: dict[str, Any]) -> dict[str, Any]:
         changes: dict[str, Any] = {}
-        if id(layer) in self._network.book.sizes:
-            key, index, channels = self._network.book.sizes[id(layer)]
+        if id(layer) in self._network.record.sizes:
+            key, index, channels = self._network.record.sizes[id(layer)]
             count = self._decision.kept(channels).size
             changes[key] = count if index is None else (*config[key][:index], count, *config[key][index + 1 :])
         if self._decision.needs_bias(layer):
             changes["use_bias"] = True
+        # Attention of tf_keras would be built at once for inputs as wide as they were.
+        changes |= {key: None for key in ("query_shape", "key_shape", "value_shape") if key in config}
         return changes
 
     def _fill(self, layer: Any, copy: Any) -> None:
@@ -116,7 +119,7 @@ class Rebuilding:
         added = self._decision.added.get(id(layer), np.zeros(()))
         if self._decision.needs_bias(layer):
             twins = [twin for twin in twins if twin is not copy.bias]
-            units = self._network.book.sizes[id(layer)][2]
+            units = self._network.record.sizes[id(layer)][2]
             _assign(copy.bias, added[self._decision.kept(units)])
         if len(variables) != len(twins):
             raise ModelError(
@@ -125,7 +128,7 @@ class Rebuilding:
             )
         for variable, twin in zip(variables, twins, strict=True):
             self.twins[id(variable)] = twin
-            value, mask = np.asarray(kerases.tensor_of(variable)), self._network.mask_of(variable)
+            value, mask = np.asarray(compat.get_tf_variable(variable)), self._network.mask_of(variable)
             if added.any() and variable is layer.bias:
                 value = value + added
             if mask is not None:
@@ -133,33 +136,33 @@ class Rebuilding:
             _assign(twin, self.sliced(variable, value))
 
     def sliced(self, variable: Any, array: np.ndarray) -> np.ndarray:
-        """What stays of an array of a variable's shape."""
-        for axis, channels in self._network.book.slices.get(id(variable), {}).items():
+        """Return what stays of an array of a variable's shape."""
+        for axis, channels in self._network.get_cuts(variable).items():
             array = array.take(self._decision.kept(channels), axis)
         return array
 
 
 def _assign(variable: Any, value: np.ndarray) -> None:
-    tensor = kerases.tensor_of(variable)
+    tensor = compat.get_tf_variable(variable)
     tensor.assign(value.astype(tensor.dtype.as_numpy_dtype))
 
 
 def _class_for(model: Any, base: str) -> Any:
-    """What to make a copy of a model with: its own class if that is made of a graph, else that of Keras.
+    """Return what to make a copy of a model with: its own class if that is made of a graph, else that of Keras.
 
     Raises:
         ModelError: If the class of Keras would lack methods of the model's own class.
     """
     kind = type(model)
-    package = kerases.package_of(model)
+    package = compat.get_package_name(model)
     spec = getfullargspec(kind.__init__)
     if kind.__module__.split(".")[0] != package:
         if kind.__init__.__module__.split(".")[0] == package or (spec.varargs and spec.varkw):
             return kind
-        lost = kerases.replaced_methods(model)
+        lost = compat.find_overridden_methods(model)
         if lost:
             raise ModelError(
                 f"A smaller copy of model {model.name!r} would lack {', '.join(lost)} of its class {kind.__name__}. "
                 "Give the class a constructor that takes *args and **kwargs and passes them on, or compact a plain one."
             )
-    return getattr(kerases.keras_of(model), base)
+    return getattr(compat.get_keras(model), base)

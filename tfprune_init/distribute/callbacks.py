@@ -1,4 +1,4 @@
-"""Callbacks of Keras in a training without Keras's trainer."""
+"""Keras callbacks in a training loop without Keras's trainer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune_init.backend.callbacks import get_history, list_remembered, set_history
 from tfprune_init.errors import OptionError
 
 _INSTEAD = {
@@ -16,15 +17,8 @@ _INSTEAD = {
     "ProgbarLogger": "verbose=",
     "TensorBoard": "CSVLogger, or tf.summary in a callback of your own",
 }
-# They write what all workers see alike, so one worker is enough.
+# All workers have the same data to write, so one worker is enough.
 _WRITERS = ("CSVLogger", "ModelCheckpoint", "RemoteMonitor")
-# What a callback remembers from one epoch to the next.
-_MEMORY = {
-    "EarlyStopping": ("wait", "best", "best_epoch", "best_weights", "stopped_epoch"),
-    "ReduceLROnPlateau": ("wait", "best", "cooldown_counter"),
-    "ModelCheckpoint": ("best", "_batches_seen_since_last_saving", "_last_batch_seen"),
-    "SwapEMAWeights": ("_ema_weights_in_model",),
-}
 _CLASS = "class"
 
 
@@ -52,30 +46,30 @@ class Callbacks:
         self.follow_batches = any(_follows_batches(callback) for callback in self._all)
 
     def __getattr__(self, hook: str) -> Any:
-        """A hook of all callbacks, such as `on_epoch_end`."""
+        """Return a hook of all callbacks, such as `on_epoch_end`."""
         return getattr(self._served, hook)
 
     @property
     def history(self) -> dict[str, list[Any]]:
         """What was logged at the end of each epoch."""
-        return self._served._history.history
+        return get_history(self._served)
 
     def memory(self) -> list[dict[str, Any]]:
-        """What callbacks remember, for `remember`."""
+        """Collect the state that callbacks keep from epoch to epoch, for `remember`."""
         return [
-            {_CLASS: type(one).__name__, **{name: _plain(getattr(one, name, None)) for name in _memory(one)}}
+            {_CLASS: type(one).__name__, **{name: _plain(getattr(one, name, None)) for name in list_remembered(one)}}
             for one in self._all
-            if _memory(one)
+            if list_remembered(one)
         ]
 
     def remember(self, memory: list[dict[str, Any]], history: dict[str, list[Any]]) -> None:
-        """Give callbacks back what they remembered, and what was logged.
+        """Restore the state of the callbacks, and the history.
 
         Raises:
             OptionError: If they are not the callbacks that remembered it.
         """
-        self._served._history.history = history
-        remembering = [one for one in self._all if _memory(one)]
+        set_history(self._served, history)
+        remembering = [one for one in self._all if list_remembered(one)]
         saved, own = [state[_CLASS] for state in memory], [type(one).__name__ for one in remembering]
         if saved != own:
             raise OptionError(
@@ -83,11 +77,11 @@ class Callbacks:
                 f"something: {own}; the checkpoint was written with {saved}."
             )
         for callback, state in zip(remembering, memory, strict=True):
-            for name in _memory(callback):
+            for name in list_remembered(callback):
                 setattr(callback, name, state[name])
 
     def continue_files(self) -> None:
-        """Let what writes to a file add to what it wrote before; to be called before `on_train_begin`."""
+        """Let callbacks append to the files they wrote before; call it before `on_train_begin`."""
         for callback in self._all:
             if isinstance(callback, keras.callbacks.CSVLogger):
                 callback.append = True
@@ -119,12 +113,8 @@ def _follows_batches(callback: Any) -> bool:
     return any(getattr(getattr(callback, name), "__func__", None) is not getattr(usual, name) for name in hooks)
 
 
-def _memory(callback: Any) -> tuple[str, ...]:
-    return next((_MEMORY[name] for name in _MEMORY if isinstance(callback, getattr(keras.callbacks, name))), ())
-
-
 def _plain(value: Any) -> Any:
-    """Numbers as JSON knows them; arrays as they are."""
+    """Convert numbers to types that JSON knows; keep arrays."""
     if isinstance(value, list):
         return [np.asarray(one) for one in value]
     if isinstance(value, (bool, int, type(None))):

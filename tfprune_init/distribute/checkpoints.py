@@ -1,10 +1,9 @@
-"""A training written to a folder, from which it goes on as if it had never stopped."""
+"""A training saved to a folder, from which it continues as if it had never stopped."""
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from itertools import zip_longest
@@ -13,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from tfprune_init import kerases
-from tfprune_init.distribute.optimizer import variables_of
-from tfprune_init.enforce import attach, attached_masks
+from tfprune_init.backend import compat
+from tfprune_init.distribute.optimizer import get_optimizer_variables
 from tfprune_init.errors import CheckpointError
+from tfprune_init.files import atomic_write
+from tfprune_init.graph.variables import list_variables
+from tfprune_init.masking.attachment import attach, get_attached_masks
 from tfprune_init.masks import Masks
-from tfprune_init.targets import all_variables
 
 _FILE = "training.npz"
 _FORMAT = "tfprune_init training 1"
@@ -26,10 +26,10 @@ _ARRAY = "array"
 
 
 class Checkpoint:
-    """The state of a training in one file: weights, optimizer, seeds, metrics, masks, and how far it is.
+    """The state of a training in one file: weights, optimizer, seeds, metrics, masks and progress.
 
     Args:
-        folder: Where the file is; the same for all workers.
+        folder: Folder of the file; the same for all workers.
         model: The model, built with its optimizer and metrics.
         writes: Whether this process writes the file. All workers call `save`, since reading a metric takes all.
     """
@@ -42,15 +42,15 @@ class Checkpoint:
         self._masks: dict[str, np.ndarray] = {}
 
     def save(self, progress: dict[str, Any]) -> None:
-        """Write the state; the file is the new one or the old one, never half of one.
+        """Write the state atomically: after a crash the file is the new one or the old one.
 
         Args:
-            progress: What else to keep: nested dicts and lists of what JSON knows and of NumPy arrays.
+            progress: Other values to keep: nested dicts and lists of JSON values and NumPy arrays.
         """
         if not self._writes:
             _values(self._model.metrics_variables)
             return
-        masks: Mapping[str, np.ndarray] = attached_masks(self._model) or {}
+        masks: Mapping[str, np.ndarray] = get_attached_masks(self._model) or {}
         arrays: dict[str, Any] = {f"variable_{i}": value for i, value in enumerate(_values(self._variables()))}
         arrays |= {f"mask_{i}": mask for i, mask in enumerate(masks.values())}
         header = {
@@ -60,19 +60,11 @@ class Checkpoint:
             "progress": _without_arrays(progress, arrays),
         }
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=_FILE, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, header=np.array(json.dumps(header)), **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, self._path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with atomic_write(self._path) as part, part.open("wb") as file:
+            np.savez(file, header=np.array(json.dumps(header)), **arrays)
 
     def read(self) -> dict[str, Any] | None:
-        """Read the file; `restore` puts what was read into the model.
+        """Read the file; `restore` then puts what was read into the model.
 
         Returns:
             The progress that was saved; None if there is no file.
@@ -98,11 +90,11 @@ class Checkpoint:
         return _with_arrays(header["progress"], self._arrays)
 
     def restore(self) -> None:
-        """Put the model back to what was read. All workers do, as with `save`."""
-        if self._masks and Masks(self._masks) != attached_masks(self._model):
+        """Put what was read into the model. All workers must call it, as with `save`."""
+        if self._masks and Masks(self._masks) != get_attached_masks(self._model):
             attach(self._model, Masks(self._masks))
         for i, variable in enumerate(self._variables()):
-            holder, value = kerases.tensor_of(variable), self._arrays[f"variable_{i}"]
+            holder, value = compat.get_tf_variable(variable), self._arrays[f"variable_{i}"]
             # NumPy writes the bytes of bfloat16, not its name.
             holder.assign(value.view(holder.dtype.as_numpy_dtype) if value.dtype.kind == "V" else value)
         self._arrays = {}
@@ -116,7 +108,7 @@ class Checkpoint:
                 f"{len(differing)} differ, first {differing[0][0]} and {differing[0][1]}. Build and compile the model "
                 "as before, remove the file to start anew, or give another folder."
             )
-        if attached_masks(self._model) is not None and not self._masks:
+        if get_attached_masks(self._model) is not None and not self._masks:
             raise CheckpointError(
                 f"{str(self._path)!r} is of a training without masks, and model {self._model.name!r} carries masks. "
                 "Remove the file to start anew, or give another folder."
@@ -124,21 +116,21 @@ class Checkpoint:
 
     def _variables(self) -> list[Any]:
         model = self._model
-        found = [*model.variables, *variables_of(model.optimizer), *model.metrics_variables]
+        found = [*model.variables, *get_optimizer_variables(model.optimizer), *model.metrics_variables]
         return list({id(variable): variable for variable in found}.values())
 
     def _described(self) -> list[list[Any]]:
-        # Keras numbers models and layers within a process; what stays is the last part of a weight's path.
-        names = {id(target.variable): target.name for target in all_variables(self._model)}
+        # Keras numbers models and layers within a process; only the last part of a weight's path is stable.
+        names = {id(entry.variable): entry.name for entry in list_variables(self._model)}
         return [[names.get(id(v), "state"), list(v.shape), str(v.dtype)] for v in self._variables()]
 
 
 def _values(variables: list[Any]) -> list[np.ndarray]:
-    return [kerases.tensor_of(variable).numpy() for variable in variables]
+    return [compat.get_tf_variable(variable).numpy() for variable in variables]
 
 
 def _without_arrays(value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """Nested values with each array replaced by its name among the arrays."""
+    """Replace each array in nested values by its name among the arrays."""
     if isinstance(value, dict):
         return {key: _without_arrays(one, arrays) for key, one in value.items()}
     if isinstance(value, list):
@@ -151,7 +143,7 @@ def _without_arrays(value: Any, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def _with_arrays(value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """The inverse of `_without_arrays`."""
+    """Put the arrays back; the inverse of `_without_arrays`."""
     if isinstance(value, dict):
         return arrays[value[_ARRAY]] if _ARRAY in value else {k: _with_arrays(v, arrays) for k, v in value.items()}
     return [_with_arrays(one, arrays) for one in value] if isinstance(value, list) else value

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from typing import Any
-from unittest.mock import patch
 
 import keras
 import tensorflow as tf
 
+from tfprune_init.backend.losses import get_compile_loss, list_loss_entries, override_losses, override_values
 from tfprune_init.errors import ModelError
 
 
 class SharedLoss:
-    """What each replica contributes to the compiled loss.
+    """The contribution of each replica to the compiled loss.
 
-    A loss that averages is a sum over the whole batch divided by a count over the whole batch. A replica knows its
-    part of both; added up over replicas they give exactly the loss of the whole batch, also where replicas hold
+    A loss that averages is a sum over the whole batch divided by a count over the whole batch. Each replica knows its
+    part of both. Added up over replicas, the parts give exactly the loss of the whole batch, also where replicas hold
     unequal numbers of examples, or none, and with masks and sample weights. The mean of the replicas' means does not.
 
     Args:
@@ -29,14 +29,14 @@ class SharedLoss:
     """
 
     def __init__(self, model: Any):
-        self._compiled = model._compile_loss
-        self._entries = [] if self._compiled is None else list(self._compiled._flat_losses)
+        self._compiled = get_compile_loss(model)
+        self._entries = [] if self._compiled is None else list_loss_entries(self._compiled)
         self.trackers = [] if self._compiled is None else list(self._compiled.metrics)
         for entry in self._entries:
             _check(entry.loss)
 
     def parts(self, y: Any, y_pred: Any, sample_weight: Any) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """This replica's part of each loss.
+        """Compute this replica's part of each loss.
 
         Args:
             y: Labels of the replica's examples.
@@ -49,25 +49,24 @@ class SharedLoss:
         if not self._entries:
             return [], []
         parts = [_Part(entry.loss) for entry in self._entries]
-        entries = [entry._replace(loss=part) for entry, part in zip(self._entries, parts, strict=True)]
         # Keras knows which label and weight belong to which loss; its own trackers would follow shares of them.
-        with patch.multiple(self._compiled, _flat_losses=entries, _metrics=[None] * len(entries)):
+        with override_losses(self._compiled, parts):
             self._compiled(y, y_pred, sample_weight)
         return [part.total for part in parts], [part.count for part in parts]
 
     def divided(self, totals: list[tf.Tensor], counts: list[tf.Tensor]) -> list[tf.Tensor]:
-        """This replica's part of each loss, given its sums and the counts of the whole batch."""
+        """Divide this replica's sums by the counts of the whole batch."""
         adds = [entry.loss.reduction == "sum" for entry in self._entries]
         return [t if a else tf.math.divide_no_nan(t, c) for t, c, a in zip(totals, counts, adds, strict=True)]
 
     def weighted(self, losses: list[tf.Tensor]) -> list[tf.Tensor]:
-        """The losses, each times its loss weight."""
+        """Multiply each loss by its loss weight."""
         weights = [entry.loss_weights for entry in self._entries]
         return [loss if weight is None else loss * weight for loss, weight in zip(losses, weights, strict=True)]
 
 
 class _Part:
-    """Stands in for a Keras loss and keeps its sum and its count apart."""
+    """Replacement for a Keras loss that keeps its sum and its count apart."""
 
     def __init__(self, loss: keras.losses.Loss):
         self._loss = loss
@@ -84,16 +83,15 @@ class _Part:
         def ones(*arguments: Any) -> Any:
             return tf.ones_like(values[0])
 
-        with patch.object(loss, "reduction", "sum"):
-            with patch.object(loss, "call", seen):
-                self.total = loss(y_true, y_pred, sample_weight)
-            if values[0].shape.rank == 0:
-                raise ModelError(
-                    f"Loss {loss.name!r} returns one number for all examples of a replica, from which the loss of the "
-                    "whole batch cannot be told. Return one value an example; Keras averages them."
-                )
-            with patch.object(loss, "call", ones):
-                self.count = loss(y_true, y_pred, sample_weight if reduction == "mean_with_sample_weight" else None)
+        with override_values(loss, seen):
+            self.total = loss(y_true, y_pred, sample_weight)
+        if values[0].shape.rank == 0:
+            raise ModelError(
+                f"Loss {loss.name!r} returns one number for all examples of a replica, from which the loss of the "
+                "whole batch cannot be told. Return one value an example; Keras averages them."
+            )
+        with override_values(loss, ones):
+            self.count = loss(y_true, y_pred, sample_weight if reduction == "mean_with_sample_weight" else None)
         return self.total
 
 

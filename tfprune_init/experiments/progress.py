@@ -1,36 +1,35 @@
-"""How a comparison goes on: a bar with the time left, or a line a run where there is no terminal."""
+"""Progress of a comparison: a bar with the time left, or a line per run where there is no terminal."""
 
 from __future__ import annotations
 
 import time
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn
+from rich.progress import BarColumn
 from rich.progress import Progress as Bar
 
 from tfprune_init.experiments.results import Run
-from tfprune_init.experiments.setting import Setting
+from tfprune_init.experiments.run_config import RunConfig
+from tfprune_init.progress import make_progress
 
 
 class Progress:
-    """Shows finished runs and an estimate of the time left: that of the finished ones, for those to come.
+    """Progress of a comparison, with the time left, estimated from the finished runs.
 
     Args:
         total: Number of runs.
-        done: How many of them were there before.
+        done: Number of runs finished earlier.
         visible: Whether to show anything.
     """
 
     def __init__(self, total: int, done: int, visible: bool):
         self._total = total
         self._done = self._before = done
-        self._console = Console(stderr=True)
         self._visible = visible
-        self._bar: Bar | None = None
-        if visible and self._console.is_terminal:
-            columns = (TextColumn("{task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"))
-            self._bar = Bar(*columns, console=self._console, transient=True)
+        bar = make_progress(("{task.completed}/{task.total}", BarColumn(), "{task.description}"), shown=visible)
+        self._console = bar.console
+        self._bar: Bar | None = bar if visible and bar.console.is_terminal else None
+        if self._bar is not None:
             self._task = self._bar.add_task("", total=total, completed=done)
         self._began = time.perf_counter()
 
@@ -38,34 +37,34 @@ class Progress:
         if self._bar is not None:
             self._bar.start()
         elif self._visible and self._before:
-            self._say(f"{self._before} of {self._total} runs were there before")
+            self._print(f"{self._before} of {self._total} runs were finished before")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
 
-    def started(self, setting: Setting) -> None:
-        """Name the run that goes on."""
+    def start_run(self, config: RunConfig) -> None:
+        """Show the name of the run that starts."""
         if self._bar is not None:
-            name = _name(setting.contender.label, setting.sparsity, setting.seed)
-            self._bar.update(self._task, description=f"{name}{self.left()}")
+            name = _name_run(config.spec.label, config.sparsity, config.seed)
+            self._bar.update(self._task, description=f"{name}{self.format_time_left()}")
 
-    def finished(self, row: Run) -> None:
-        """Count a run, and say what it gave."""
+    def finish_run(self, row: Run) -> None:
+        """Count a finished run, and show its result."""
         self._done += 1
         if not self._visible:
             return
-        gave = row.status if row.accuracy is None else f"{100 * row.accuracy:.2f}%"
+        result = row.status if row.accuracy is None else f"{100 * row.accuracy:.2f}%"
         seconds = row.prune_seconds + row.train_seconds
-        line = f"{_name(row.label, row.sparsity, row.seed)}: {gave} in {seconds:.0f} s"
+        line = f"{_name_run(row.label, row.sparsity, row.seed)}: {result} in {seconds:.0f} s"
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, description=f"{line}{self.left()}")
+            self._bar.update(self._task, completed=self._done, description=f"{line}{self.format_time_left()}")
         else:
-            self._say(f"{self._done}/{self._total} {line}{self.left()}")
+            self._print(f"{self._done}/{self._total} {line}{self.format_time_left()}")
 
-    def left(self) -> str:
-        """The time left, in words; nothing before the first run is over, or after the last."""
+    def format_time_left(self) -> str:
+        """Format the time left; empty before the first run is over, and after the last."""
         ran, waiting = self._done - self._before, self._total - self._done
         if not ran or not waiting:
             return ""
@@ -73,10 +72,10 @@ class Progress:
         shown = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
         return f"; about {shown} left"
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _name(label: str, sparsity: float, seed: int) -> str:
+def _name_run(label: str, sparsity: float, seed: int) -> str:
     share = "" if sparsity == 0 else f", {100 * sparsity:.10g}%"
     return f"{label}{share}, seed {seed}"

@@ -1,4 +1,4 @@
-"""What a comparison found: one row a run, and their summary over seeds."""
+"""Results of a comparison: one row per run, and their summary over seeds."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tfprune_init.errors import OptionError
-from tfprune_init.experiments.store import RESULTS, RUNS
-from tfprune_init.files import whole
+from tfprune_init.experiments.storage import MASKS_FILE, RESULTS, RUNS
+from tfprune_init.files import atomic_write
 from tfprune_init.masks import Masks
 
 _COLUMNS = (
@@ -32,8 +32,8 @@ class Run:
     """One network: pruned, trained, evaluated.
 
     Attributes:
-        id: Name of its folder, a hash of everything that decides what it gives.
-        label: What the method is called in this comparison.
+        id: Name of its folder, a hash of everything that decides the result.
+        label: Name of the method in this comparison.
         method: The method; "dense" for the baseline.
         options: Options of the method.
         sparsity: Sparsity asked for; 0.0 for the baseline.
@@ -41,7 +41,7 @@ class Run:
         epochs: Passes over the training data.
         status: "trained"; "collapsed", if pruning cut the outputs off from the inputs; "failed", if anything else
             stopped it.
-        error: Why, if it was not trained.
+        error: Reason, if it was not trained.
         size: Number of prunable weights.
         kept: Number of weights kept; None if masks were not found.
         accuracy: Share of the test examples put into the right class, in [0, 1]; None if it was not trained.
@@ -79,7 +79,7 @@ class Run:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Run:
-        """A run from what `dataclasses.asdict` made of it."""
+        """Make a run from the output of `dataclasses.asdict`."""
         return cls(**{field.name: values[field.name] for field in fields(cls)})
 
 
@@ -132,7 +132,7 @@ class Results(Sequence[Run]):
 
     @classmethod
     def load(cls, out: str | os.PathLike[str]) -> Results:
-        """Read what the last comparison in a folder found, finished or not.
+        """Read the results of the last comparison in a folder, finished or not.
 
         Raises:
             OptionError: If no comparison wrote to that folder.
@@ -167,25 +167,25 @@ class Results(Sequence[Run]):
         return sorted({run.sparsity for run in self if run.method != "dense"})
 
     def masks(self, run: Run) -> Masks:
-        """The masks of one run.
+        """Load the masks of one run.
 
         Raises:
             OptionError: If it found none: it is the baseline, collapsed or failed.
         """
-        path = self.out / RUNS / run.id / "masks.npz"
+        path = self.out / RUNS / run.id / MASKS_FILE
         if not path.is_file():
             raise OptionError(f"Run {run.id} ({run.label}, {run.status}) has no masks.")
         return Masks.load(path)
 
     def summary(self) -> list[SummaryRow]:
-        """Each method at each sparsity, over seeds, in the order of the runs."""
+        """Summarize each method at each sparsity over its seeds, in the order of the runs."""
         groups: dict[tuple[str, float], list[Run]] = {}
         for run in self:
             groups.setdefault((run.label, run.sparsity), []).append(run)
-        return [_summarized(label, sparsity, runs) for (label, sparsity), runs in groups.items()]
+        return [_summarize(label, sparsity, runs) for (label, sparsity), runs in groups.items()]
 
     def to_csv(self) -> str:
-        """One line a run, under a line of names."""
+        """Format the runs as CSV: a header, then one line per run."""
         text = io.StringIO()
         writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -195,10 +195,10 @@ class Results(Sequence[Run]):
         return text.getvalue()
 
     def save(self) -> None:
-        """Write `results.jsonl` and `results.csv` into the folder, each in one move."""
+        """Write `results.jsonl` and `results.csv` into the folder, each atomically."""
         lines = "".join(json.dumps(asdict(run)) + "\n" for run in self)
         for name, text in ((RESULTS, lines), ("results.csv", self.to_csv())):
-            with whole(self.out / name) as part:
+            with atomic_write(self.out / name) as part:
                 part.write_text(text, encoding="utf-8")
 
     def print(self, file: IO[str] | None = None) -> None:
@@ -214,7 +214,7 @@ class Results(Sequence[Run]):
             table.add_column(name, justify="right", overflow="fold")
         for label in self.labels:
             cells = [rows.get((label, sparsity)) for sparsity in columns]
-            table.add_row(label, *["" if row is None else _cell(row) for row in cells])
+            table.add_row(label, *["" if row is None else _format_cell(row) for row in cells])
         console.print(table)
         destroyed = sum(row.destroyed for row in rows.values())
         collapsed = sum(row.collapsed for row in rows.values())
@@ -228,8 +228,8 @@ class Results(Sequence[Run]):
             console.print(f"Failed: {reason}", highlight=False, markup=False)
 
 
-def _summarized(label: str, sparsity: float, runs: list[Run]) -> SummaryRow:
-    accuracies = [_counted(run) for run in runs if run.status != "failed"]
+def _summarize(label: str, sparsity: float, runs: list[Run]) -> SummaryRow:
+    accuracies = [_get_accuracy(run) for run in runs if run.status != "failed"]
     return SummaryRow(
         label=label,
         sparsity=sparsity,
@@ -244,11 +244,11 @@ def _summarized(label: str, sparsity: float, runs: list[Run]) -> SummaryRow:
     )
 
 
-def _counted(run: Run) -> float:
+def _get_accuracy(run: Run) -> float:
     return run.guess if run.accuracy is None else run.accuracy
 
 
-def _cell(row: SummaryRow) -> str:
+def _format_cell(row: SummaryRow) -> str:
     if row.mean is None:
         return "failed"
     spread = "" if row.std is None else f"±{100 * row.std:.1f}"

@@ -1,4 +1,4 @@
-"""What an export did: bytes, times and memory beside the dense model's, and how closely it follows the model."""
+"""The report of an export: bytes, times and memory beside the dense model's, and the differences to the model."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from typing import IO, Any
 from tfprune_init.export.inspection import TensorFacts
 from tfprune_init.export.latency import Footprint, Latency
 from tfprune_init.export.xnnpack import XnnpackAdvice
+from tfprune_init.files import write_json
 
 TARGETS = ("cpu", "arm")
-"""What `target` may name."""
+"""Values of `target`."""
 
 
 @dataclass(frozen=True)
 class EdgeFile:
-    """What one TFLite file costs.
+    """Size and speed of one TFLite file.
 
     Attributes:
-        raw_bytes: its size, bytes.
-        gzip_bytes: its size gzipped, bytes: what travels to the device.
-        latency: seconds of a run on this machine; None if not measured.
-        footprint: time and memory that loading takes on this machine; None if not measured.
+        raw_bytes: Its size, bytes.
+        gzip_bytes: Its size gzipped, bytes: what travels to the device.
+        latency: Seconds of a run on this machine; None if not measured.
+        footprint: Time and memory that loading takes on this machine; None if not measured.
     """
 
     raw_bytes: int
@@ -36,35 +37,35 @@ class EdgeFile:
 
 @dataclass(frozen=True)
 class EdgeReport:
-    """The account of one TFLite file.
+    """The report on one TFLite file.
 
-    The dense models are of the same architecture, with no weight at zero. Differences are the worst over outputs,
+    The dense models have the same architecture, with no weight at zero. Differences are the worst over outputs,
     interpreters and batch sizes.
 
     Attributes:
-        path: where the file is.
+        path: Path of the file.
         quantize: None (float32), "float16", "dynamic" or "int8".
-        sparse: whether zeros are left out of the file.
-        fallback: why they are stored although `sparse="auto"` tried to leave them out; None otherwise.
+        sparse: Whether zeros are left out of the file.
+        fallback: Reason why `sparse="auto"` stored the zeros; None otherwise.
         target: "cpu" or "arm".
-        file: what this file costs.
-        dense_float32: what the dense model's float32 file costs.
-        dense_int8: the same in int8; None if it wasn't made, see `notes`.
-        tensors: one row for each weight in the file: how sparse it is, how it is stored, which kernel reads it.
-        advice: for the target "arm": which 1x1 convolutions XNNPACK runs sparse there, and what stops the others.
-        notes: what a reader of these numbers must know, such as the CPU that the times are of.
-        sparsity: share of zeros among the weights (kernels and embeddings), in [0, 1].
-        batch: examples a run of the file takes; None when any number.
-        largest_difference: largest absolute difference to the Keras model, in the unit of its outputs.
-        relative_difference: the same over the largest absolute value of the output.
-        rms_difference: root mean square of the differences over that of the output.
-        judged_by: which of the two had to stay within `tolerance`.
-        tolerance: its limit.
-        top1_agreement: share of examples with the same largest class; None without outputs [batch, classes].
-        examples: how many were compared.
-        synthetic_inputs: whether they were made up, for want of real ones.
-        interpreters: version by name of each interpreter that ran the file.
-        seconds: time the export took, verification and measurements included.
+        file: Size and speed of this file.
+        dense_float32: Size and speed of the dense model's float32 file.
+        dense_int8: The same in int8; None if it wasn't made, see `notes`.
+        tensors: One row for each weight in the file: how sparse it is, how it is stored, which kernel reads it.
+        advice: For the target "arm": which 1x1 convolutions XNNPACK runs sparse there, and what stops the others.
+        notes: Remarks on these numbers, such as the CPU on which times were measured.
+        sparsity: Share of zeros among the weights (kernels and embeddings), in [0, 1].
+        batch: Examples a run of the file takes; None when any number.
+        largest_difference: Largest absolute difference to the Keras model, in the unit of its outputs.
+        relative_difference: The same over the largest absolute value of the output.
+        rms_difference: Root mean square of the differences over that of the output.
+        judged_by: Which of the two must stay within `tolerance`.
+        tolerance: Its limit.
+        top1_agreement: Share of examples with the same largest class; None without outputs [batch, classes].
+        examples: Number of examples compared.
+        synthetic_inputs: Whether the inputs were synthetic, because no real ones were given.
+        interpreters: Version by name of each interpreter that ran the file.
+        seconds: Time the export took, verification and measurements included.
 
     Example:
         >>> report = export_tflite(model, "model.tflite")  # doctest: +SKIP
@@ -108,19 +109,19 @@ class EdgeReport:
 
     @property
     def title(self) -> str:
-        """File, precision and encoding in a line."""
+        """File, precision and encoding in one line."""
         stored = "zeros left out" if self.sparse else "zeros stored"
         return f"{Path(self.path).name}: {self.quantize or 'float32'}, {self.sparsity:.1%} zeros, {stored}"
 
     def files(self) -> Iterator[tuple[str, EdgeFile]]:
-        """The files that are compared, by name."""
+        """Yield the compared files with their names."""
         yield "dense float32", self.dense_float32
         if self.dense_int8 is not None:
             yield "dense int8", self.dense_int8
         yield "this file", self.file
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field by name, ready for JSON."""
+        """Convert every field, by name, to types that JSON knows."""
         # Through JSON, so that it equals what is read back from a file: tuples become lists.
         return json.loads(json.dumps(asdict(self)))
 
@@ -128,19 +129,19 @@ class EdgeReport:
         """Write the report as JSON.
 
         Args:
-            path: file to write; its folder must exist.
+            path: File to write; its folder must exist.
         """
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_json(path, self.to_dict())
 
     def print(self, file: IO[str] | None = None) -> None:
         """Show the report as tables.
 
         Args:
-            file: where to; the standard output by default.
+            file: Where to print; standard output by default.
         """
         from rich.console import Console
 
-        from tfprune_init.export.edge_tables import show
+        from tfprune_init.export.edge_report_tables import show
 
         show(self, Console(file=file))
 
@@ -151,8 +152,8 @@ class EdgeReport:
             A matplotlib Figure, which no window shows; `figure.savefig("edge.png")` writes it.
 
         Raises:
-            ExportError: matplotlib is not installed.
+            MissingDependencyError: If matplotlib is not installed.
         """
-        from tfprune_init.export.edge_plot import draw
+        from tfprune_init.export.edge_report_plot import draw
 
         return draw(self)

@@ -1,4 +1,4 @@
-"""Inside a TFLite file: its weights, how many of them are zero, and the size it would have were none."""
+"""Weights inside a TFLite file: how many are zero, and the size of the file if none were."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ GZIP_LEVEL = 6
 """The default of the gzip command, so that sizes are those its users see."""
 
 
-def gzip_size(file: bytes) -> int:
-    """Bytes of the gzipped file; the same for the same file, as no time is stored.
+def compute_gzip_size(file: bytes) -> int:
+    """Compute the size of the gzipped file in bytes; no time is stored, so equal files have equal sizes.
 
     Example:
-        >>> gzip_size(bytes(10_000)) < 100
+        >>> compute_gzip_size(bytes(10_000)) < 100
         True
     """
     return len(gzip.compress(file, compresslevel=GZIP_LEVEL, mtime=0))
 
 
-def positive_zeros(file: bytes) -> bytes:
-    """The same file with each weight of -0.0 stored as 0.0.
+def make_zeros_positive(file: bytes) -> bytes:
+    """Store each weight of -0.0 as 0.0.
 
-    Multiplying by a mask leaves -0.0 wherever the weight was negative. The two compute alike, but mixed they
-    cost a 95% sparse file some 70% more bytes after gzip.
+    Multiplying by a mask leaves -0.0 wherever the weight was negative. Both compute the same, but mixed they cost a 95%
+    sparse file some 70% more bytes after gzip.
 
     Args:
-        file: a TFLite file.
+        file: A TFLite file.
     """
     edited = bytearray(file)
     for values in _weights(edited):
@@ -36,14 +36,14 @@ def positive_zeros(file: bytes) -> bytes:
     return bytes(edited)
 
 
-def sparsity(file: bytes) -> float:
-    """Share of exact zeros among the weights stored in the file, in [0, 1].
+def measure_sparsity(file: bytes) -> float:
+    """Measure the share of exact zeros among the weights stored in the file, in [0, 1].
 
-    Weights are the constants of two or more dimensions: kernels and embeddings, not biases. Small weights
-    that quantization rounds to zero count, so a quantized file can be sparser than its model.
+    Weights are the constants of two or more dimensions: kernels and embeddings, not biases. Small weights that
+    quantization rounds to zero count, so a quantized file can be sparser than its model.
 
     Args:
-        file: a TFLite file.
+        file: A TFLite file.
     """
     weights = list(_weights(bytearray(file)))
     total = sum(values.size for values in weights)
@@ -51,14 +51,15 @@ def sparsity(file: bytes) -> float:
     return float(zeros / total) if total else 0.0
 
 
-def densified(file: bytes) -> bytes:
-    """The file of the dense model: each zero weight replaced by a random one of the surviving weights' scale.
+def densify(file: bytes) -> bytes:
+    """Make the file of the dense model: replace each zero weight by a random one.
 
-    Same length, for its gzip, and the same work to run. Editing the bytes leaves the model alone and needs no second
-    conversion. The result is deterministic; what it computes means nothing.
+    The random weights have the scale of the surviving ones. The file has the same length, and takes the same work to
+    run; it serves to measure its gzipped size and its speed. Editing the bytes leaves the model alone and needs no
+    second conversion. The result is deterministic; its outputs mean nothing.
 
     Args:
-        file: a TFLite file that stores its zeros.
+        file: A TFLite file that stores its zeros.
     """
     edited = bytearray(file)
     random = np.random.default_rng(0)
@@ -66,12 +67,12 @@ def densified(file: bytes) -> bytes:
         zero = values == 0
         survivors = values[~zero]
         scale = float(survivors.std()) if survivors.size > 1 else 0.0
-        values[zero] = _in_type(random.normal(0.0, scale or 1.0, int(zero.sum())), values.dtype)
+        values[zero] = _cast(random.normal(0.0, scale or 1.0, int(zero.sum())), values.dtype)
     return bytes(edited)
 
 
-def _in_type(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Values in another type; integers stay in the range of quantized weights, and off zero."""
+def _cast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Cast values; integers stay in the range of quantized weights, and differ from zero."""
     if np.issubdtype(dtype, np.floating):
         return values.astype(dtype)
     away = np.copysign(np.maximum(np.abs(np.rint(values)), 1), values)
@@ -79,8 +80,8 @@ def _in_type(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _weights(file: bytearray) -> Iterator[np.ndarray]:
-    """The weights as flat arrays that share their memory with `file`; a shared buffer comes once."""
-    from tensorflow.lite.python import schema_py_generated as schema
+    """Yield the weights as flat arrays that share memory with `file`; a shared buffer comes once."""
+    from tfprune_init.export.tflite_schema import schema
 
     dtypes = {
         schema.TensorType.FLOAT32: "<f4",

@@ -1,4 +1,4 @@
-"""What goes into the model: names, shapes and dtypes of its inputs, and real or synthetic examples."""
+"""Inputs of a model for export: names, shapes and dtypes, and real or synthetic examples."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Input:
     """One input of the model.
 
     Attributes:
-        key: how data names it: the key of the model's input dict, else the name of the Keras input.
-        name: its name in the TFLite signature: the key as an identifier.
-        shape: without the batch dimension; None where it is open.
+        key: Its name in the data: the key of the model's input dict, else the name of the Keras input.
+        name: Its name in the TFLite signature: the key as an identifier.
+        shape: Without the batch dimension; None where it is open.
         dtype: NumPy name of the dtype the model expects.
     """
 
@@ -30,18 +30,18 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Signature:
-    """The inputs of a model as a flat, named list, and the way back to what the model is called with.
+class ModelSignature:
+    """The inputs of a model as a flat, named list, and the structure in which the model takes them.
 
     Attributes:
-        inputs: in the order of `tf.nest.flatten`.
-        structure: a nest with one leaf an input: a dict, list or tuple, or a single leaf.
-        batch: examples the model takes at a time; None for any number, as usual.
+        inputs: In the order of `tf.nest.flatten`.
+        structure: A nest with one leaf an input: a dict, list or tuple, or a single leaf.
+        batch: Examples the model takes at a time; None for any number, as usual.
 
     Example:
         >>> import keras
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-        >>> signature_of(model).synthetic(3)[0].shape
+        >>> find_signature(model).synthetic(3)[0].shape
         (3, 4)
     """
 
@@ -50,37 +50,39 @@ class Signature:
     batch: int | None = None
 
     def pack(self, flat: Sequence[Any]) -> Any:
-        """`flat`, one tensor an input, in the structure the model is called with."""
+        """Arrange `flat`, one tensor per input, in the structure in which the model is called."""
         import tensorflow as tf
 
         return tf.nest.pack_sequence_as(self.structure, list(flat))
 
     def align(self, x: Any, origin: str) -> list[np.ndarray]:
-        """One batch of data as arrays, one an input, in the model's order and dtypes.
+        """Convert one batch of data to arrays, one per input, in the model's order and dtypes.
 
         Args:
-            x: an array, a dict, or a list or tuple of arrays, each [batch, ...].
-            origin: the argument the data came from, for messages.
+            x: An array, a dict, or a list or tuple of arrays, each [batch, ...].
+            origin: The argument the data came from, for messages.
 
         Raises:
-            DataError: an input is missing, has the wrong shape, or holds NaN or Inf.
+            DataError: If an input is missing, has the wrong shape, or holds NaN or Inf.
         """
         arrays = self._flatten(x, origin)
         return [_checked(array, spec, origin) for array, spec in zip(arrays, self.inputs, strict=True)]
 
     def synthetic(self, examples: int) -> list[np.ndarray]:
-        """Deterministic inputs, one array an input: floats uniform in [0, 1), integers and bools 0 or 1.
+        """Make deterministic inputs: floats uniform in [0, 1), integers and bools 0 or 1.
+
+        Returns one array per input.
 
         Raises:
-            DataError: an input has an open dimension besides the batch, so its size is unknown.
+            DataError: If an input has an open dimension besides the batch, so its size is unknown.
         """
         random = np.random.default_rng(0)
         arrays = []
         for spec in self.inputs:
             if None in spec.shape:
                 raise DataError(
-                    f"Input {spec.key!r} has open dimensions, so no inputs can be made up for it. Pass real "
-                    f"ones as `verify`. Received: shape {('batch', *spec.shape)}"
+                    f"Input {spec.key!r} has open dimensions, so no synthetic inputs can be made for it. Pass "
+                    f"real ones as `verify`. Received: shape {('batch', *spec.shape)}"
                 )
             shape = (examples, *(size for size in spec.shape if size is not None))
             floating = np.issubdtype(np.dtype(spec.dtype), np.floating)
@@ -108,29 +110,29 @@ class Signature:
         return arrays
 
 
-def signature_of(model: Any, example: Any = None) -> Signature:
-    """The inputs of a built model.
+def find_signature(model: Any, example: Any = None) -> ModelSignature:
+    """Find the inputs of a built model.
 
     Args:
-        model: a Keras model; functional and Sequential models declare their inputs.
-        example: one batch of data. It declares the inputs of a subclassed model, which itself remembers no
+        model: A Keras model; functional and Sequential models declare their inputs.
+        example: One batch of data. It declares the inputs of a subclassed model, which itself remembers no
             more than the shapes it was built with (they are used, as float32, when there is no example).
 
     Raises:
-        ModelError: a subclassed model that doesn't know its input and no example to learn it from.
+        ModelError: If a subclassed model doesn't know its input and there is no example to learn it from.
 
     Example:
         >>> import keras
-        >>> signature_of(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])).inputs[0].shape
+        >>> find_signature(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])).inputs[0].shape
         (4,)
     """
     import tensorflow as tf
 
-    from tfprune_init.kerases import class_names
+    from tfprune_init.backend.compat import get_class_names
 
     declared = getattr(model, "inputs", None)
     if declared:
-        structure = declared[0] if "Sequential" in class_names(model) else model.input
+        structure = declared[0] if "Sequential" in get_class_names(model) else model.input
         leaves = tf.nest.flatten(structure)
         return replace(_signature(structure, leaves), batch=leaves[0].shape[0])
     if example is not None:
@@ -141,21 +143,21 @@ def signature_of(model: Any, example: Any = None) -> Signature:
             f"The inputs of model {model.name!r} are unknown: it is subclassed and wasn't built from one "
             "argument. Pass inputs as `verify`, a dict or list if it takes several in one argument."
         )
-    structure = _specs(built["input_shape"])
+    structure = _make_specs(built["input_shape"])
     return _signature(structure, tf.nest.flatten(structure))
 
 
 def collect(data: Any, examples: int, origin: str) -> list[Any]:
-    """The first batches of inputs in `data`, as many as hold `examples`, still in the caller's structure.
+    """Collect the first batches of inputs in `data`, as many as hold `examples`, in the caller's structure.
 
     Args:
-        data: a batched tf.data.Dataset of x, (x, y) or (x, y, sample_weight); or x as an array, dict or list
+        data: A batched tf.data.Dataset of x, (x, y) or (x, y, sample_weight); or x as an array, dict or list
             of arrays; or a tuple (x, y) or (x, y, sample_weight) of these.
-        examples: how many are wanted; fewer come back when the data ends.
-        origin: the argument the data came from, for messages.
+        examples: Number of examples wanted; fewer if the data ends earlier.
+        origin: The argument the data came from, for messages.
 
     Raises:
-        DataError: empty, unbatched, or not data at all.
+        DataError: If the data is empty, unbatched, or not data at all.
 
     Example:
         >>> len(collect(np.zeros((10, 4), "float32"), 3, "verify")[0])
@@ -182,10 +184,10 @@ def collect(data: Any, examples: int, origin: str) -> list[Any]:
     return collected
 
 
-def stack(signature: Signature, batches: Sequence[Any], origin: str) -> list[np.ndarray]:
-    """Collected batches as one array an input.
+def stack(signature: ModelSignature, batches: Sequence[Any], origin: str) -> list[np.ndarray]:
+    """Concatenate collected batches to one array per input.
 
-    Where batches differ in an open dimension (padded sequences), those shaped like the first are taken.
+    If batches differ in an open dimension (padded sequences), those shaped like the first are used.
     """
     aligned = [signature.align(batch, origin) for batch in batches]
     first = [array.shape[1:] for array in aligned[0]]
@@ -224,14 +226,14 @@ def _checked(array: Any, spec: Input, origin: str) -> np.ndarray:
     return values
 
 
-def _signature(structure: Any, flat: Sequence[Any]) -> Signature:
-    """The signature of a nest of tensors or specs whose leaves, in order, are `flat`."""
+def _signature(structure: Any, flat: Sequence[Any]) -> ModelSignature:
+    """Make the signature of nested tensors or specs whose leaves, in order, are `flat`."""
     import tensorflow as tf
 
     if isinstance(structure, Mapping) and len(structure) == len(flat):
         keys = sorted(structure)
     else:
-        keys = [_given_name(leaf) or f"input_{index}" for index, leaf in enumerate(flat)]
+        keys = [_get_given_name(leaf) or f"input_{index}" for index, leaf in enumerate(flat)]
     names = [re.sub(r"\W", "_", str(key)) for key in keys]
     if len(set(names)) != len(names):
         names = [f"input_{index}" for index in range(len(flat))]
@@ -241,21 +243,21 @@ def _signature(structure: Any, flat: Sequence[Any]) -> Signature:
         Input(key, name, tuple(leaf.shape[1:]), "float32" if dtype.is_floating else dtype.name)
         for key, name, leaf, dtype in zip(keys, names, flat, dtypes, strict=True)
     )
-    return Signature(specs, tf.nest.map_structure(lambda leaf: 0, structure))
+    return ModelSignature(specs, tf.nest.map_structure(lambda leaf: 0, structure))
 
 
-def _given_name(leaf: Any) -> str | None:
-    """The name the user gave the input; not the counter Keras puts in its place, which differs run by run."""
+def _get_given_name(leaf: Any) -> str | None:
+    """Get the name that the user gave the input, not Keras's counter, which differs from run to run."""
     name = getattr(leaf, "name", None)
     return None if name is None or name.startswith("keras_tensor") else name
 
 
-def _specs(shapes: Any) -> Any:
-    """A nest of shapes, tuples of sizes, as a nest of float32 specs."""
+def _make_specs(shapes: Any) -> Any:
+    """Convert nested shapes, tuples of sizes, to nested float32 specs."""
     import tensorflow as tf
 
     if isinstance(shapes, Mapping):
-        return {key: _specs(shape) for key, shape in shapes.items()}
+        return {key: _make_specs(shape) for key, shape in shapes.items()}
     if all(size is None or isinstance(size, int) for size in shapes):
         return tf.TensorSpec(shapes, tf.float32)
-    return [_specs(shape) for shape in shapes]
+    return [_make_specs(shape) for shape in shapes]

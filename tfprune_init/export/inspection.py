@@ -1,4 +1,4 @@
-"""What is inside a TFLite file: each weight's zeros, encoding and kernel, and where the bytes are."""
+"""Inspection of a TFLite file: zeros, encoding and kernel of each weight, and what the bytes are used for."""
 
 from __future__ import annotations
 
@@ -11,37 +11,48 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tfprune_init.errors import ExportError, OptionError
-from tfprune_init.export.flatbuffer import gzip_size
-from tfprune_init.export.graph import Graph, Tensor, read_graph
-from tfprune_init.export.kernels import KERNELS, Use, kernel_of, uses
-from tfprune_init.export.sparse_encoding import encoding_name, index_bytes, zeros
+from tfprune_init.export.flatbuffer import compute_gzip_size
+from tfprune_init.export.kernels import KERNELS, WeightUse, find_kernel, find_uses
+from tfprune_init.export.sparse_reader import count_index_bytes, count_zeros, name_encoding
+from tfprune_init.export.tflite_graph import Graph, Tensor, read_graph
 from tfprune_init.export.xnnpack import XnnpackAdvice, advise, xnnpack_advice
+from tfprune_init.files import write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Inspection", "Port", "Signature", "TensorFacts", "inspect", "inspect_file", "xnnpack_advice"]
+__all__ = [
+    "FileSignature",
+    "Inspection",
+    "Port",
+    "TensorFacts",
+    "inspect",
+    "inspect_file",
+    "xnnpack_advice",
+]
 
 
 @dataclass(frozen=True)
 class TensorFacts:
-    """One weight, as one operator uses it. Weights are the constants of two or more dimensions.
+    """One weight as one operator uses it.
+
+    Weights are the constants of two or more dimensions.
 
     Attributes:
-        name: its name in the file.
-        shape: its shape in the dense view.
-        dtype: its type in the schema, in lower case, such as "float32".
-        operator: the operator that computes with it, such as "CONV_2D"; empty if none does.
-        subgraph: the subgraph of that operator, 0 for the main one; -1 if there is none.
-        op_index: its place in that subgraph's order of execution; -1 if there is none.
-        buffer: the buffer that stores it. Rows with the same one share its bytes.
-        bytes: size in the file, indices included.
-        index_bytes: size of the indices alone.
-        sparsity: share of zeros in the dense view, in [0, 1]; None if the values are in another file.
+        name: Its name in the file.
+        shape: Its shape in the dense view.
+        dtype: Its type in the schema, in lower case, such as "float32".
+        operator: The operator that computes with it, such as "CONV_2D"; empty if none does.
+        subgraph: The subgraph of that operator, 0 for the main one; -1 if there is none.
+        op_index: Its place in that subgraph's order of execution; -1 if there is none.
+        buffer: The buffer that stores it. Rows with the same one share its bytes.
+        bytes: Size in the file, indices included.
+        index_bytes: Size of the indices alone.
+        sparsity: Share of zeros in the dense view, in [0, 1]; None if the values are in another file.
         encoding: "dense", "CSR", a block such as "block 1x4", or "in another file".
-        kernel: what runs: "sparse"; "sparse (ARM only)"; "densify", which unpacks it and runs dense; "dense";
+        kernel: Kernel that runs: "sparse"; "sparse (ARM only)"; "densify", which unpacks it and runs dense; "dense";
             "broken", which gives wrong outputs, crashes or doesn't load; "unused"; "unknown".
-        reason: why, in words.
+        reason: Reason for the kernel, in words.
     """
 
     name: str
@@ -64,9 +75,9 @@ class Port:
     """An input or output of the file.
 
     Attributes:
-        name: its name in the signature.
-        shape: its shape, None where it is open.
-        dtype: its type in the schema, in lower case.
+        name: Its name in the signature.
+        shape: Its shape, None where it is open.
+        dtype: Its type in the schema, in lower case.
     """
 
     name: str
@@ -75,13 +86,13 @@ class Port:
 
 
 @dataclass(frozen=True)
-class Signature:
+class FileSignature:
     """One way to call the file.
 
     Attributes:
-        key: its name; empty for a file without signatures.
-        inputs: what goes in.
-        outputs: what comes out.
+        key: Its name; empty for a file without signatures.
+        inputs: Inputs of the call.
+        outputs: Outputs of the call.
     """
 
     key: str
@@ -91,22 +102,22 @@ class Signature:
 
 @dataclass(frozen=True)
 class Inspection:
-    """An account of a TFLite file, read from the file alone.
+    """A report on a TFLite file, read from the file alone.
 
     Attributes:
-        path: where it is; None if it was given as bytes.
-        bytes: its size.
-        gzip_bytes: its size gzipped.
-        tensors: its weights, one row for each operator that computes with them.
-        weights: number of weights in the dense view; a shared buffer counts once.
-        zero_weights: how many of them are zero.
-        value_bytes: bytes of the weights' values.
-        index_bytes: bytes of the indices that say where they are.
-        other_bytes: bytes of all other constants: biases, shapes, integers.
-        operators: how often each operator occurs, over all subgraphs.
-        subgraphs: number of subgraphs; more than one where there are loops or branches.
-        signatures: its inputs and outputs.
-        arm: what XNNPACK does with 1x1 convolutions on ARM: "sparse", "dense", or "unsafe", which may give wrong
+        path: Path of the file; None if it was given as bytes.
+        bytes: Its size.
+        gzip_bytes: Its size gzipped.
+        tensors: Its weights, one row for each operator that computes with them.
+        weights: Number of weights in the dense view; a shared buffer counts once.
+        zero_weights: Number of weights that are zero.
+        value_bytes: Bytes of the weights' values.
+        index_bytes: Bytes of the indices that say where they are.
+        other_bytes: Bytes of all other constants: biases, shapes, integers.
+        operators: Number of times each operator occurs, over all subgraphs.
+        subgraphs: Number of subgraphs; more than one where there are loops or branches.
+        signatures: Its inputs and outputs.
+        arm: How XNNPACK runs 1x1 convolutions on ARM: "sparse", "dense", or "unsafe", which may give wrong
             outputs there; `xnnpack_advice` says why.
     """
 
@@ -121,7 +132,7 @@ class Inspection:
     other_bytes: int
     operators: dict[str, int]
     subgraphs: int
-    signatures: tuple[Signature, ...]
+    signatures: tuple[FileSignature, ...]
     arm: str
 
     @property
@@ -140,12 +151,12 @@ class Inspection:
         return "DENSIFY" in self.operators
 
     def kernels(self) -> dict[str, int]:
-        """Number of rows by kernel, those that occur."""
+        """Count the rows of each kernel that occurs."""
         counts = Counter(row.kernel for row in self.tensors)
         return {kernel: counts[kernel] for kernel in KERNELS if counts[kernel]}
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+        """Convert everything to types that JSON knows."""
         computed = ("sparsity", "structure_bytes", "densifies")
         return {**json.loads(json.dumps(asdict(self))), **{name: getattr(self, name) for name in computed}}
 
@@ -153,40 +164,40 @@ class Inspection:
         """Write `to_dict()` as JSON.
 
         Args:
-            path: file to write; its folder must exist.
+            path: File to write; its folder must exist.
         """
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_json(path, self.to_dict())
 
     def print(self, file: TextIO | None = None) -> None:
-        """Show the account as tables.
+        """Print the report as tables.
 
         Args:
-            file: where to; the standard output by default.
+            file: Where to print; standard output by default.
         """
         from rich.console import Console
 
         self.show(Console(file=file))
 
     def show(self, console: Console) -> None:
-        """Show the account as tables.
+        """Print the report as tables.
 
         Args:
-            console: where to.
+            console: Where to print.
         """
-        from tfprune_init.export.inspection_table import show
+        from tfprune_init.export.inspection_tables import show
 
         show(self, console)
 
 
 def inspect(path: str | os.PathLike[str]) -> Inspection:
-    """Read a .tflite file, ours or not, and say what is in it.
+    """Read a .tflite file, from this package or another, and report its contents.
 
     Args:
-        path: the file.
+        path: The file.
 
     Raises:
-        OptionError: there is no file of that name.
-        ExportError: it is no TFLite file, or a truncated or damaged one.
+        OptionError: If there is no file of that name.
+        ExportError: If it is not a TFLite file, or is truncated or damaged.
 
     Example:
         >>> inspect("model.tflite").print()  # doctest: +SKIP
@@ -194,7 +205,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     source = Path(path)
     if not source.is_file():
         found = "a folder" if source.is_dir() else "no file of that name"
-        raise OptionError(f"There is nothing to inspect: {found}. Give the path of a .tflite file. Received: {source}")
+        raise OptionError(f"There is nothing to inspect: {found}. Pass the path of a .tflite file. Received: {source}")
     try:
         return _inspection(source.read_bytes(), str(source))
     except ExportError as error:
@@ -202,13 +213,13 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
 
 
 def inspect_file(file: bytes) -> Inspection:
-    """As `inspect`, of a file in memory.
+    """Inspect a file in memory, like `inspect`.
 
     Args:
-        file: its bytes.
+        file: Its bytes.
 
     Raises:
-        ExportError: it is no TFLite file, or a truncated or damaged one.
+        ExportError: If it is not a TFLite file, or is truncated or damaged.
 
     Example:
         >>> inspect_file(bytes(64))
@@ -222,41 +233,41 @@ def _inspection(file: bytes, path: str | None) -> Inspection:
     graph = read_graph(file)
     advice = advise(graph)
     tensors = [tensor for subgraph in graph.subgraphs for tensor in subgraph.tensors]
-    weights = _each_buffer_once(tensor for tensor in tensors if tensor.is_weight and not tensor.external)
+    weights = _drop_shared_buffers(tensor for tensor in tensors if tensor.is_weight and not tensor.external)
     values = sum(tensor.data.size for tensor in weights)
     return Inspection(
         path=path,
         bytes=len(file),
-        gzip_bytes=gzip_size(file),
-        tensors=tuple(_rows(graph, advice)),
+        gzip_bytes=compute_gzip_size(file),
+        tensors=tuple(_build_rows(graph, advice)),
         weights=sum(tensor.size for tensor in weights),
-        zero_weights=sum(zeros(tensor) for tensor in weights),
+        zero_weights=sum(count_zeros(tensor) for tensor in weights),
         value_bytes=values,
-        index_bytes=sum(index_bytes(tensor) for tensor in tensors),
-        other_bytes=sum(tensor.data.size for tensor in _each_buffer_once(tensors)) - values,
+        index_bytes=sum(count_index_bytes(tensor) for tensor in tensors),
+        other_bytes=sum(tensor.data.size for tensor in _drop_shared_buffers(tensors)) - values,
         operators=dict(Counter(operator.name for subgraph in graph.subgraphs for operator in subgraph.operators)),
         subgraphs=len(graph.subgraphs),
-        signatures=_signatures(graph),
+        signatures=_read_signatures(graph),
         arm=advice.verdict,
     )
 
 
-def _each_buffer_once(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Tensors may share a buffer; those that store nothing have none."""
+def _drop_shared_buffers(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Keep one tensor for each buffer; tensors that store nothing have no buffer and are all kept."""
     return list({tensor.buffer if tensor.data.size else id(tensor): tensor for tensor in tensors}.values())
 
 
-def _rows(graph: Graph, advice: XnnpackAdvice) -> Iterator[TensorFacts]:
-    """A row for each weight and each operator that computes with it, or one with none."""
+def _build_rows(graph: Graph, advice: XnnpackAdvice) -> Iterator[TensorFacts]:
+    """Yield a row for each weight and each operator that uses it; one row if no operator does."""
     on_arm = {row.op_index for row in advice.operators if row.pointwise and row.eligible and advice.verdict == "sparse"}
     for subgraph in graph.subgraphs:
         for index, tensor in enumerate(subgraph.tensors):
             if tensor.is_weight:
-                facts = _facts(tensor)
-                found: list[Use | None] = [*uses(graph, subgraph, index)]
+                facts = _collect_facts(tensor)
+                found: list[WeightUse | None] = [*find_uses(graph, subgraph, index)]
                 for use in found or [None]:
                     sparse_on_arm = use is not None and use.subgraph.index == 0 and use.operator.index in on_arm
-                    kernel, reason = kernel_of(tensor, use, sparse_on_arm)
+                    kernel, reason = find_kernel(tensor, use, sparse_on_arm)
                     yield TensorFacts(
                         **facts,
                         operator=use.operator.name if use else "",
@@ -267,30 +278,30 @@ def _rows(graph: Graph, advice: XnnpackAdvice) -> Iterator[TensorFacts]:
                     )
 
 
-def _facts(tensor: Tensor) -> dict[str, Any]:
-    """What is true of a weight whichever operator uses it."""
+def _collect_facts(tensor: Tensor) -> dict[str, Any]:
+    """Collect the facts of a weight that do not depend on the operator."""
     return {
         "name": tensor.name,
         "shape": tensor.shape,
         "dtype": tensor.dtype.lower(),
         "buffer": tensor.buffer,
-        "bytes": tensor.data.size + index_bytes(tensor),
-        "index_bytes": index_bytes(tensor),
-        "sparsity": None if tensor.external else zeros(tensor) / tensor.size if tensor.size else 0.0,
-        "encoding": encoding_name(tensor),
+        "bytes": tensor.data.size + count_index_bytes(tensor),
+        "index_bytes": count_index_bytes(tensor),
+        "sparsity": None if tensor.external else count_zeros(tensor) / tensor.size if tensor.size else 0.0,
+        "encoding": name_encoding(tensor),
     }
 
 
-def _signatures(graph: Graph) -> tuple[Signature, ...]:
+def _read_signatures(graph: Graph) -> tuple[FileSignature, ...]:
     main = graph.subgraphs[0]
     inputs, outputs = (
         {main.tensors[index].name: main.tensors[index] for index in side} for side in (main.inputs, main.outputs)
     )
     return tuple(
-        Signature(key, _ports(taken), _ports(given))
+        FileSignature(key, _make_ports(taken), _make_ports(given))
         for key, (taken, given) in (graph.signatures or {"": (inputs, outputs)}).items()
     )
 
 
-def _ports(tensors: dict[str, Tensor]) -> tuple[Port, ...]:
+def _make_ports(tensors: dict[str, Tensor]) -> tuple[Port, ...]:
     return tuple(Port(name, tensor.open_shape, tensor.dtype.lower()) for name, tensor in tensors.items())

@@ -1,6 +1,6 @@
-"""Which kernel runs on a weight: sparse, dense, or none that reads it right; by rule, with the reason in words.
+"""The kernel that runs on a weight: sparse, dense, or none that reads it right; by rule, with a reason.
 
-The rules are those of TensorFlow 2.21 and LiteRT 2.3 with their default delegate, XNNPACK. Those on encoded weights
+The rules are those of TensorFlow 2.21 and LiteRT 2.3 with their default delegate, XNNPACK. The rules on encoded weights
 were confirmed on such files: outputs against the model's, latency against that of the same weights stored dense.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tfprune_init.export.graph import Graph, Operator, Subgraph, Tensor
-from tfprune_init.export.sparse_encoding import block_of, encoding_name, levels
+from tfprune_init.export.sparse_reader import get_block, name_encoding, read_levels
+from tfprune_init.export.tflite_graph import Graph, Operator, Subgraph, Tensor
 
 SPARSE, ARM, DENSIFY, DENSE, BROKEN, UNUSED, UNKNOWN = KERNELS = (
     "sparse",
@@ -21,10 +21,10 @@ SPARSE, ARM, DENSIFY, DENSE, BROKEN, UNUSED, UNKNOWN = KERNELS = (
     "unused",
     "unknown",
 )
-"""What `TensorFacts.kernel` may be."""
+"""Values of `TensorFacts.kernel`."""
 
 _UNPACKING = ("DENSIFY", "DEQUANTIZE")
-"""Operators that hand a weight on in another form."""
+"""Operators that pass a weight on in another form."""
 
 _BRANCHES = ("bodySubgraphIndex", "condSubgraphIndex", "thenSubgraphIndex", "elseSubgraphIndex")
 """Options of control flow operators that name the subgraphs they run."""
@@ -35,17 +35,17 @@ SPARSE_VERSION = 8
 """The version of FULLY_CONNECTED that XNNPACK leaves to TFLite's own kernels, some of which are sparse."""
 
 _QUANTIZES_INPUTS = ("FULLY_CONNECTED", "CONV_2D", "TRANSPOSE_CONV")
-"""Operators that XNNPACK runs on int8 weights and float inputs, which it quantizes as it goes."""
+"""Operators that XNNPACK runs on int8 weights and float inputs, which it quantizes at run time."""
 
 
 @dataclass(frozen=True, eq=False)
-class Use:
+class WeightUse:
     """An operator that computes with a weight.
 
     Attributes:
-        subgraph: where it is.
-        operator: the operator.
-        through: names of the operators that unpack the weight on its way there.
+        subgraph: Subgraph of the operator.
+        operator: The operator.
+        through: Names of the operators that unpack the weight on its way there.
     """
 
     subgraph: Subgraph
@@ -58,20 +58,20 @@ class Use:
         return self.subgraph.tensors[self.operator.outputs[0]].dtype if self.operator.outputs else ""
 
 
-def uses(graph: Graph, subgraph: Subgraph, tensor: int) -> list[Use]:
-    """Every operator that computes with a tensor, followed through unpacking and into loops and branches.
+def find_uses(graph: Graph, subgraph: Subgraph, tensor: int) -> list[WeightUse]:
+    """Find every operator that computes with a tensor, also behind unpacking and in loops and branches.
 
     Args:
-        graph: the whole file.
-        subgraph: where the tensor is.
-        tensor: its index there.
+        graph: The whole file.
+        subgraph: Subgraph of the tensor.
+        tensor: Its index there.
     """
     return list(_follow(graph, subgraph, tensor, (), set()))
 
 
 def _follow(
     graph: Graph, subgraph: Subgraph, tensor: int, through: tuple[str, ...], seen: set[tuple[int, int]]
-) -> Iterator[Use]:
+) -> Iterator[WeightUse]:
     if (subgraph.index, tensor) in seen:
         return
     seen.add((subgraph.index, tensor))
@@ -86,16 +86,16 @@ def _follow(
                 if 0 <= place < len(branch.inputs):
                     yield from _follow(graph, branch, branch.inputs[place], through, seen)
         else:
-            yield Use(subgraph, operator, through)
+            yield WeightUse(subgraph, operator, through)
 
 
-def kernel_of(tensor: Tensor, use: Use | None, sparse_on_arm: bool) -> tuple[str, str]:
-    """Which kernel runs on a weight in one of its uses, and why.
+def find_kernel(tensor: Tensor, use: WeightUse | None, sparse_on_arm: bool) -> tuple[str, str]:
+    """Find the kernel that runs on a weight in one of its uses, and the reason.
 
     Args:
-        tensor: the weight.
-        use: the operator that computes with it; None if there is none.
-        sparse_on_arm: whether XNNPACK runs that operator with sparse weights on ARM.
+        tensor: The weight.
+        use: The operator that computes with it; None if there is none.
+        sparse_on_arm: Whether XNNPACK runs that operator with sparse weights on ARM.
 
     Returns:
         One of `KERNELS`, and a sentence.
@@ -107,24 +107,24 @@ def kernel_of(tensor: Tensor, use: Use | None, sparse_on_arm: bool) -> tuple[str
     if sparse_on_arm:
         return ARM, "XNNPACK multiplies the nonzeros only on ARM; on x86 with AVX it runs dense"
     if tensor.encoding is None:
-        return DENSE, _why_dense(use)
-    lost = _left_over(tensor)
+        return DENSE, _explain_dense(use)
+    lost = _explain_left_over(tensor)
     if lost is not None:
         return BROKEN, lost
     if "DENSIFY" in use.through:
-        return _unpacked(tensor, use)
-    return _read_as_stored(tensor, use)
+        return _find_unpacked_kernel(tensor, use)
+    return _find_stored_kernel(tensor, use)
 
 
-def _why_dense(use: Use) -> str:
+def _explain_dense(use: WeightUse) -> str:
     if use.operator.name in _LOOKUPS:
         return f"{use.operator.name} copies the rows it is asked for; zeros cost memory, not time"
     return f"stored dense, and {use.operator.name} multiplies by its zeros as by any weight"
 
 
-def _left_over(tensor: Tensor) -> str | None:
-    """Why blocks that don't divide a dimension are wrong; None where they do."""
-    for size, block in zip(tensor.shape, block_of(tensor), strict=True):
+def _explain_left_over(tensor: Tensor) -> str | None:
+    """Explain why blocks that do not divide a dimension are wrong; None if they divide it."""
+    for size, block in zip(tensor.shape, get_block(tensor), strict=True):
         if size % block:
             return (
                 f"{size} inputs aren't a multiple of the block of {block}: the converter left out the last "
@@ -133,7 +133,7 @@ def _left_over(tensor: Tensor) -> str | None:
     return None
 
 
-def _unpacked(tensor: Tensor, use: Use) -> tuple[str, str]:
+def _find_unpacked_kernel(tensor: Tensor, use: WeightUse) -> tuple[str, str]:
     name = use.operator.name
     if tensor.dtype == "INT8" and "DEQUANTIZE" not in use.through:
         if use.output == "FLOAT32" and name in _QUANTIZES_INPUTS:
@@ -145,9 +145,9 @@ def _unpacked(tensor: Tensor, use: Use) -> tuple[str, str]:
     return DENSIFY, f"unpacked when loaded; {name} then runs dense"
 
 
-def _read_as_stored(tensor: Tensor, use: Use) -> tuple[str, str]:
-    """An encoded weight with no DENSIFY in between: only one operator has kernels for that."""
-    name, encoding, dtype = use.operator.name, encoding_name(tensor), tensor.dtype.lower()
+def _find_stored_kernel(tensor: Tensor, use: WeightUse) -> tuple[str, str]:
+    """Find the kernel for an encoded weight without DENSIFY; only one operator has such kernels."""
+    name, encoding, dtype = use.operator.name, name_encoding(tensor), tensor.dtype.lower()
     reader = use.through[0] if use.through else name
     if reader != "FULLY_CONNECTED":
         return BROKEN, f"{reader} takes {encoding} {dtype} values for dense ones: wrong outputs or a crash"
@@ -173,6 +173,6 @@ def _read_as_stored(tensor: Tensor, use: Use) -> tuple[str, str]:
 
 
 def _fits_a_byte(tensor: Tensor) -> bool:
-    """Whether block numbers and counts fit the bytes in which the kernel for float inputs keeps them."""
-    _, inner, _ = levels(tensor)
+    """Return whether block numbers and counts fit the bytes in which the kernel for float inputs keeps them."""
+    _, inner, _ = read_levels(tensor)
     return inner.indices.max(initial=0) <= 255 and inner.counts().max(initial=0) <= 255

@@ -1,4 +1,4 @@
-"""How long TFLite files take to load and to run on this machine, and how much memory, side by side."""
+"""Loading time, latency and memory of TFLite files on this machine, side by side."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from tfprune_init.errors import ExportError
-from tfprune_init.export.child import run_script
+from tfprune_init.export.subprocess_runner import Runner, run_script
 
 TIMEOUT_SECONDS = 600
-"""How long timing or loading may take."""
+"""Time limit for timing or loading."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Latency:
     """Seconds of single runs of one file, one thread.
 
     Attributes:
-        median_seconds: their median.
-        low_seconds: a tenth of the runs took less.
-        high_seconds: a tenth of the runs took more.
-        runs: how many were timed.
+        median_seconds: Their median.
+        low_seconds: A tenth of the runs took less.
+        high_seconds: A tenth of the runs took more.
+        runs: Number of timed runs.
     """
 
     median_seconds: float
@@ -37,11 +37,11 @@ class Latency:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What it takes to load a file and to run it once, in a new process.
+    """Time and memory to load a file and to run it once, in a new process.
 
     Attributes:
-        load_seconds: from opening the file to the end of the first run.
-        peak_bytes: peak memory above that of the process before, bytes.
+        load_seconds: From opening the file to the end of the first run.
+        peak_bytes: Peak memory above that of the process before, bytes.
     """
 
     load_seconds: float
@@ -53,23 +53,24 @@ class Times:
     """Files timed in turns within one process.
 
     Attributes:
-        interpreter: name and version of what ran them.
-        latencies: by the name of the file; without those that failed.
+        interpreter: Name and version of what ran them.
+        latencies: By the name of the file; without those that failed.
     """
 
     interpreter: str
     latencies: dict[str, Latency]
 
 
-def interleaved_times(files: dict[str, bytes], inputs: dict[str, np.ndarray]) -> Times:
-    """Run files in turns, so that what else the machine does hits all alike.
+def measure_latencies(files: dict[str, bytes], inputs: dict[str, np.ndarray], run: Runner = run_script) -> Times:
+    """Time files in turns, so that other load on the machine affects all alike.
 
     Args:
         files: TFLite files of the same inputs, by name.
-        inputs: arrays by signature name, [examples, ...]; the first example is run.
+        inputs: Arrays by signature name, [examples, ...]; the first example is run.
+        run: Function that runs the timing script.
 
     Raises:
-        ExportError: a file crashed the process or hangs.
+        ExportError: If a file crashed the process or hangs.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -78,32 +79,35 @@ def interleaved_times(files: dict[str, bytes], inputs: dict[str, np.ndarray]) ->
             (folder / path).write_bytes(files[file])
         (folder / "files.json").write_text(json.dumps(list(paths.values())))
         _write_inputs(folder, inputs)
-        run_script("_stopwatch.py", folder, TIMEOUT_SECONDS)
+        run("_benchmark_script.py", folder, TIMEOUT_SECONDS)
         result = json.loads((folder / "times.json").read_text())
-    latencies = {file: _latency(result["seconds"][path]) for file, path in paths.items() if path in result["seconds"]}
+    latencies = {
+        file: _summarize_seconds(result["seconds"][path]) for file, path in paths.items() if path in result["seconds"]
+    }
     return Times(f"{result['interpreter']} {result['version']}", latencies)
 
 
-def footprint(file: bytes, inputs: dict[str, np.ndarray]) -> Footprint | None:
-    """What loading a file takes; None where the system doesn't tell (Windows) or the file fails.
+def measure_footprint(file: bytes, inputs: dict[str, np.ndarray], run: Runner = run_script) -> Footprint | None:
+    """Measure time and memory of loading a file; None where the system does not tell (Windows) or it fails.
 
     Args:
-        file: a TFLite file.
-        inputs: as for `interleaved_times`.
+        file: A TFLite file.
+        inputs: as for `measure_latencies`.
+        run: Function that runs the script, in a new process.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model.tflite").write_bytes(file)
         _write_inputs(folder, inputs)
         try:
-            run_script("_load.py", folder, TIMEOUT_SECONDS)
+            run("_memory_script.py", folder, TIMEOUT_SECONDS)
         except ExportError:
             return None
         return Footprint(**json.loads((folder / "load.json").read_text()))
 
 
-def this_cpu() -> str:
-    """Name and architecture of the CPU, as far as the system tells, with the number of its cores."""
+def describe_cpu() -> str:
+    """Describe the CPU: name and architecture, as far as the system tells, and the number of cores."""
     name = platform.processor()
     try:
         with open("/proc/cpuinfo") as file:
@@ -115,7 +119,7 @@ def this_cpu() -> str:
 
 
 def is_arm() -> bool:
-    """Whether this machine is an ARM one."""
+    """Return whether this machine has an ARM CPU."""
     return platform.machine().lower() in ("aarch64", "arm64") or platform.machine().lower().startswith("armv")
 
 
@@ -124,6 +128,6 @@ def _write_inputs(folder: Path, inputs: dict[str, np.ndarray]) -> None:
     np.savez(folder / "inputs.npz", *(array[:1] for array in inputs.values()))
 
 
-def _latency(seconds: list[float]) -> Latency:
+def _summarize_seconds(seconds: list[float]) -> Latency:
     low, median, high = (float(value) for value in np.percentile(seconds, [10, 50, 90]))
     return Latency(median, low, high, len(seconds))

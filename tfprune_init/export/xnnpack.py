@@ -1,24 +1,24 @@
-"""Advice on XNNPACK's sparse 1x1 convolutions: which run sparse on ARM, what stops the others, what to change."""
+"""Advice on XNNPACK's sparse 1x1 convolutions: which run sparse on ARM, why others do not, what to change."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tfprune_init.export.graph import Graph, Operator, Subgraph, read_graph
-from tfprune_init.export.sparse_encoding import zeros
+from tfprune_init.export.sparse_reader import count_zeros
+from tfprune_init.export.tflite_graph import Graph, Operator, Subgraph, read_graph
 from tfprune_init.export.xnnpack_chains import END, Chains
-from tfprune_init.export.xnnpack_rules import FLOATS, Stop, is_pointwise, weight_of
+from tfprune_init.export.xnnpack_rules import FLOATS, IncompatibilityReason, get_weight, is_pointwise
 
 SPARSE, DENSE, UNSAFE = "sparse", "dense", "unsafe"
 
 NOT_MEASURED = "Read from the graph, not measured on the target: XNNPACK switches these kernels off on x86 with AVX."
 
-_CHAIN = Stop("chain", "another operator of its chain can't work with channels first", "See there.")
-_STORAGE = Stop(
+_CHAIN = IncompatibilityReason("chain", "another operator of its chain can't work with channels first", "See there.")
+_STORAGE = IncompatibilityReason(
     "storage", "no weight is stored with its zeros left out", "Leave zeros out of the file when exporting it."
 )
-_NOTHING = Stop("pointwise", "there is no 1x1 convolution", "")
+_NO_POINTWISE = IncompatibilityReason("pointwise", "there is no 1x1 convolution", "")
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class OperatorAdvice:
     """One operator of the convolutional part.
 
     Attributes:
-        op_index: its place in the order of execution.
-        operator: its name in the schema.
-        output: name of the tensor it computes.
-        pointwise: whether it is a 1x1 convolution.
-        eligible: whether it is part of a chain that XNNPACK can run sparse.
-        rule: short name of the rule that stops it; None if none does.
-        reason: that rule, in a sentence; empty if none does.
-        change: what to do about it; empty if none does.
+        op_index: Its place in the order of execution.
+        operator: Its name in the schema.
+        output: Name of the tensor it computes.
+        pointwise: Whether it is a 1x1 convolution.
+        eligible: Whether it is part of a chain that XNNPACK can run sparse.
+        rule: Short name of the rule that stops it; None if none does.
+        reason: That rule, in a sentence; empty if none does.
+        change: How to fix it; empty if none does.
     """
 
     op_index: int
@@ -48,19 +48,19 @@ class OperatorAdvice:
 
 @dataclass(frozen=True)
 class XnnpackAdvice:
-    """What XNNPACK does with the 1x1 convolutions of a file where its sparse kernels are on: on ARM.
+    """How XNNPACK runs the 1x1 convolutions of a file where its sparse kernels are enabled: on ARM.
 
     Attributes:
         verdict: "sparse": they multiply nonzeros only; "dense": they run dense; "unsafe": a part of the chain
             may be switched to channels-first layout and read by an operator that expects channels last, which
             gives wrong outputs.
-        rule: short name of the rule that decided; None if the verdict is "sparse".
-        reason: why, in a sentence.
-        change: what to do about it; empty if the verdict is "sparse".
-        zeros: zeros in the 1x1 convolutions, before the end of the convolutional part.
-        weights: weights in them.
-        operators: each operator of the convolutional part.
-        note: how this was found out.
+        rule: Short name of the rule that decided; None if the verdict is "sparse".
+        reason: Reason for the verdict, in a sentence.
+        change: How to fix it; empty if the verdict is "sparse".
+        zeros: Zeros in the 1x1 convolutions, before the end of the convolutional part.
+        weights: Weights in them.
+        operators: Each operator of the convolutional part.
+        note: How the verdict was found.
     """
 
     verdict: str
@@ -73,7 +73,7 @@ class XnnpackAdvice:
     note: str = NOT_MEASURED
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+        """Convert everything to types that JSON knows."""
         return {**asdict(self), "operators": [asdict(operator) for operator in self.operators]}
 
     def __str__(self) -> str:
@@ -88,16 +88,16 @@ class XnnpackAdvice:
 
 
 def xnnpack_advice(file: bytes) -> XnnpackAdvice:
-    """What XNNPACK does on ARM with the 1x1 convolutions of a file, and what would make them fast.
+    """Find how XNNPACK runs the 1x1 convolutions of a file on ARM, and what would make them fast.
 
-    The graph is checked by XNNPACK's own rules. They were confirmed by running files with and without zeros
-    left out in LiteRT 2.3.0 with AVX hidden from it, which turns its sparse kernels on.
+    The graph is checked by XNNPACK's own rules. They were confirmed by running files with and without zeros left out in
+    LiteRT 2.3.0 with AVX hidden from it, which enables its sparse kernels.
 
     Args:
-        file: a TFLite file.
+        file: A TFLite file.
 
     Raises:
-        ExportError: it is no TFLite file, or a truncated or damaged one.
+        ExportError: If it is not a TFLite file, or is truncated or damaged.
 
     Example:
         >>> print(xnnpack_advice(open("model.tflite", "rb").read()))  # doctest: +SKIP
@@ -106,15 +106,15 @@ def xnnpack_advice(file: bytes) -> XnnpackAdvice:
 
 
 def advise(graph: Graph) -> XnnpackAdvice:
-    """As `xnnpack_advice`, of a file that is already read.
+    """Advise on a graph that is already read, like `xnnpack_advice`.
 
     Args:
-        graph: the graph of the file.
+        graph: The graph of the file.
     """
     main = graph.subgraphs[0]
     chains = Chains(main)
-    weights = {operator.index: weight_of(main, operator) for operator in chains.pointwise()}
-    counts = {index: (zeros(tensor), tensor.size) for index, tensor in weights.items()}
+    weights = {operator.index: get_weight(main, operator) for operator in chains.list_pointwise()}
+    counts = {index: (count_zeros(tensor), tensor.size) for index, tensor in weights.items()}
     # Only those in a chain count; all if there is no chain.
     chained = [count for index, count in counts.items() if index in chains.within] or list(counts.values())
     verdict, stop = _verdict(main, chains, list(counts.values()), chained)
@@ -147,45 +147,45 @@ def _operator_advice(main: Subgraph, chains: Chains, operator: Operator) -> Oper
 
 def _verdict(
     main: Subgraph, chains: Chains, counts: list[tuple[int, int]], chained: list[tuple[int, int]]
-) -> tuple[str, Stop | None]:
-    """The verdict on a graph, and the rule that decided it; None if all are kept.
+) -> tuple[str, IncompatibilityReason | None]:
+    """Decide on a graph; return the verdict, and the rule that decided it (None if all rules are kept).
 
     Args:
-        main: the main graph.
-        chains: its chains.
-        counts: zeros and weights of each 1x1 convolution.
-        chained: the same of those in a chain.
+        main: The main graph.
+        chains: Its chains.
+        counts: Zeros and weights of each 1x1 convolution.
+        chained: The same of those in a chain.
     """
     if not counts:
-        return DENSE, _NOTHING
+        return DENSE, _NO_POINTWISE
     if not _unpacks_floats(main):
         return DENSE, _STORAGE
-    if not chains.ends():
+    if not chains.list_ends():
         return DENSE, END
-    if not chains.firsts():
-        return DENSE, chains.beginning_stop()
+    if not chains.list_firsts():
+        return DENSE, chains.explain_missing_start()
     stops = [stop for index, stop in chains.stops.items() if index in chains.within | chains.reached]
     # XNNPACK counts in each part that it might switch; a part is sparse only if one of its convolutions is.
     if not any(_is_sparse([count]) for count in counts) or (not stops and not _is_sparse(chained)):
-        return DENSE, _too_few(chained)
+        return DENSE, _make_density_reason(chained)
     return (UNSAFE, stops[0]) if stops else (SPARSE, None)
 
 
 def _unpacks_floats(main: Subgraph) -> bool:
-    """Whether weights are stored with zeros left out: XNNPACK looks for sparse chains only then."""
+    """Return whether zeros of float weights are left out: XNNPACK looks for sparse chains only then."""
     return any(
         operator.name == "DENSIFY" and main.tensors[operator.inputs[0]].dtype in FLOATS for operator in main.operators
     )
 
 
 def _is_sparse(counts: list[tuple[int, int]]) -> bool:
-    """Whether more than 2/3 of some weights are zero, XNNPACK's threshold."""
+    """Return whether more than 2/3 of some weights are zero, XNNPACK's threshold."""
     return 3 * sum(zero for zero, _ in counts) > 2 * sum(size for _, size in counts)
 
 
-def _too_few(counts: list[tuple[int, int]]) -> Stop:
+def _make_density_reason(counts: list[tuple[int, int]]) -> IncompatibilityReason:
     share = sum(zero for zero, _ in counts) / max(1, sum(size for _, size in counts))
-    return Stop(
+    return IncompatibilityReason(
         "zeros",
         f"{share:.1%} of the weights in 1x1 convolutions are zero, and it takes more than 2/3",
         "Prune the 1x1 convolutions to a sparsity of at least 0.7.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tfprune_init.methods.registry import Method, register
+from tfprune_init.methods.method import Method, register_method
 
 _FORCE = "de Jorge et al., Progressive Skeletonization, ICLR 2021"
 _SNIP = "Lee et al., SNIP, ICLR 2019"
@@ -35,7 +35,7 @@ _CATALOGUE = [
         summary="one step: how much each connection moves the loss of the dense network",
         reference=_SNIP,
         follows="BatchNorm on batch statistics, as FORCE's code; SNIP's own uses the untrained moving averages "
-        '(batchnorm="inference"), prunes biases (prune_bias=True), and trains another initialization than it scored.',
+        "(training=False), prunes biases (prune_bias=True), and trains another initialization than it scored.",
     ),
     Method(
         "grasp",
@@ -58,7 +58,7 @@ _CATALOGUE = [
         schedule="exponential",
         steps=100,
         iterative=True,
-        keeps_layers=True,
+        avoid_layer_collapse=True,
         summary="no data: 100 steps, keeps what carries most of the flow from inputs to outputs",
         reference="Tanaka et al., SynFlow, NeurIPS 2020",
         follows="100 steps as in the paper; the code's command line does one by default.",
@@ -78,7 +78,7 @@ _CATALOGUE = [
     Method(
         "exact",
         "loss_change",
-        defaults={"batchnorm": "inference"},
+        defaults={"training": False},
         summary="tries every weight: the loss without it, in float64; for small networks",
         reference=_SNIP,
     ),
@@ -89,27 +89,27 @@ _CATALOGUE = [
         schedule="halving",
         steps=7,
         iterative=True,
-        defaults={"batches": 5, "batchnorm": "inference"},
+        defaults={"batches": 5, "training": False},
         summary="SNIP in seven steps that each halve what is left to prune",
         reference=_SNIP_IT,
         follows="The code's schedule, its 5 batches an event and inference mode. It divides by the loss, which changes "
-        "no order, keeps one weight too few, and leaves first and last layer alone unless told (filters= here).",
+        "no order, keeps one weight too few, and leaves first and last layer alone unless told (exclude= here).",
     ),
     Method(
         "snap_it",
         "unit_sensitivity",
         schedule="halving",
         steps=7,
-        scope="units",
+        granularity="units",
         iterative=True,
-        defaults={"batches": 5, "batchnorm": "inference"},
+        defaults={"batches": 5, "training": False},
         summary="SNIP-it for whole filters and units, removed with all that belongs to them",
         reference=_SNIP_IT,
     ),
     Method(
         "skeletonization",
         "unit_relevance",
-        scope="units",
+        granularity="units",
         summary="keeps the units without which the loss would rise most",
         reference="Mozer & Smolensky, Skeletonization, NeurIPS 1988",
     ),
@@ -123,11 +123,11 @@ _CATALOGUE = [
     Method(
         "erk",
         "chance",
-        scope="erk",
+        allocation="erk",
         summary="chance within layers whose densities follow Erdos-Renyi-Kernel",
         reference="Evci et al., RigL, ICML 2020",
     ),
 ]
 
 for _method in _CATALOGUE:
-    register(_method)
+    register_method(_method)

@@ -1,4 +1,4 @@
-"""He initialisation that can be repeated: one seed for a model, another one for each of its layers."""
+"""Repeatable He initialization: one seed for a model, from which each layer derives its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import keras
 
 
 def he_normal(layer: str, seed: int | None) -> keras.initializers.Initializer:
-    """Returns the He initialiser of one layer.
+    """Return the He initializer of one layer.
 
     The layer's seed is derived from the model's seed and the layer's name, because two layers of one shape
     that share a seed would start with identical weights.
@@ -18,7 +18,7 @@ def he_normal(layer: str, seed: int | None) -> keras.initializers.Initializer:
         seed: Seed of the model, an integer; None draws other weights in every call.
 
     Returns:
-        A Keras initialiser.
+        A Keras initializer.
 
     Example:
         >>> he_normal("conv1", seed=0)(shape=(3, 3, 1, 8)).shape

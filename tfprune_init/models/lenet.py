@@ -11,7 +11,7 @@ from tfprune_init.models.initialization import he_normal
 def lenet_300_100(
     input_shape: tuple[int, ...] = (28, 28, 1), classes: int = 10, seed: int | None = None
 ) -> keras.Model:
-    """Builds LeNet-300-100: dense layers of 300, 100 and `classes` units.
+    """Build LeNet-300-100: dense layers of 300, 100 and `classes` units.
 
     Args:
         input_shape: Shape of one example; it is flattened.
@@ -38,13 +38,13 @@ def lenet_300_100(
 
 
 def lenet_5(input_shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10, seed: int | None = None) -> keras.Model:
-    """Builds LeNet-5 in Caffe's and SNIP's sizes: two 5x5 convolutions with max pooling, two dense layers.
+    """Build LeNet-5 in the sizes of Caffe and SNIP: two 5x5 convolutions with max pooling, two dense layers.
 
-    Here ReLU follows each convolution, which SNIP's own code leaves out.
+    ReLU follows each convolution; SNIP's own code leaves it out.
 
-    The convolutions are unpadded, as in Caffe. On images smaller than 16 pixels (the 8x8 digits) nothing
-    would be left after the second one, so there both are padded: padding only the second would hand a
-    single pixel to the dense layers.
+    The convolutions are unpadded, as in Caffe. On images smaller than 16 pixels (the 8x8 digits) nothing would be left
+    after the second one, so there both are padded. If only the second were padded, a single pixel would reach the dense
+    layers.
 
     Args:
         input_shape: (height, width, channels), at least 4 pixels high and wide.
@@ -55,7 +55,7 @@ def lenet_5(input_shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10, 
         A functional model from images to logits, 431,080 parameters on 28x28x1.
 
     Raises:
-        OptionError: The images are smaller than 4 pixels.
+        OptionError: If the images are smaller than 4 pixels.
 
     Example:
         >>> lenet_5(seed=0).count_params()

@@ -1,4 +1,4 @@
-"""Residual networks for small images: a 3x3 stem of stride 1 and no max pooling before the first stage."""
+"""Residual networks for small images: a 3x3 stem with stride 1, and no max pooling before the first stage."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tfprune_init.models.initialization import he_normal
 def resnet20(
     input_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10, seed: int | None = None
 ) -> keras.Model:
-    """Builds the ResNet-20 of CIFAR-10: three stages of three blocks of two 3x3 convolutions.
+    """Build the ResNet-20 of CIFAR-10: three stages of three blocks of two 3x3 convolutions.
 
-    Where the shape changes the shortcut is a 1x1 convolution with BatchNorm, as in the pruning papers; the
-    original pads with zeros there, which saves 2,752 parameters.
+    Where the shape changes, the shortcut is a 1x1 convolution with BatchNorm, as in the pruning papers. The original
+    pads with zeros there, which saves 2,752 parameters.
 
     Args:
         input_shape: (height, width, channels).
@@ -33,13 +33,13 @@ def resnet20(
         He et al., "Deep Residual Learning for Image Recognition", 2016, https://arxiv.org/abs/1512.03385
     """
     stages = ((3, 16), (3, 32), (3, 64))
-    return _resnet("resnet20", _basic, stages, input_shape, classes, seed)
+    return _build_resnet("resnet20", _add_basic_block, stages, input_shape, classes, seed)
 
 
 def resnet50(
     input_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10, seed: int | None = None
 ) -> keras.Model:
-    """Builds ResNet-50 with the stem for small images that FORCE uses on CIFAR.
+    """Build ResNet-50 with the stem for small images that FORCE uses on CIFAR.
 
     Args:
         input_shape: (height, width, channels).
@@ -59,10 +59,10 @@ def resnet50(
         initialization", 2021, https://arxiv.org/abs/2006.09081
     """
     stages = ((3, 64), (4, 128), (6, 256), (3, 512))
-    return _resnet("resnet50", _bottleneck, stages, input_shape, classes, seed)
+    return _build_resnet("resnet50", _add_bottleneck_block, stages, input_shape, classes, seed)
 
 
-def _resnet(
+def _build_resnet(
     name: str,
     block: Callable[..., keras.KerasTensor],
     stages: tuple[tuple[int, int], ...],
@@ -71,7 +71,7 @@ def _resnet(
     seed: int | None,
 ) -> keras.Model:
     inputs = keras.Input(input_shape, name="image")
-    x = _conv_bn(inputs, stages[0][1], 3, "stem", seed)
+    x = _add_conv_bn(inputs, stages[0][1], 3, "stem", seed)
     x = keras.layers.ReLU(name="stem_relu")(x)
     for stage, (blocks, filters) in enumerate(stages, start=1):
         for index in range(1, blocks + 1):
@@ -82,30 +82,34 @@ def _resnet(
     return keras.Model(inputs, outputs, name=name)
 
 
-def _basic(x: keras.KerasTensor, filters: int, stride: int, name: str, seed: int | None) -> keras.KerasTensor:
-    y = _conv_bn(x, filters, 3, f"{name}_conv1", seed, stride)
+def _add_basic_block(x: keras.KerasTensor, filters: int, stride: int, name: str, seed: int | None) -> keras.KerasTensor:
+    y = _add_conv_bn(x, filters, 3, f"{name}_conv1", seed, stride)
     y = keras.layers.ReLU(name=f"{name}_conv1_relu")(y)
-    y = _conv_bn(y, filters, 3, f"{name}_conv2", seed)
-    return _join(x, y, stride, name, seed)
+    y = _add_conv_bn(y, filters, 3, f"{name}_conv2", seed)
+    return _add_shortcut(x, y, stride, name, seed)
 
 
-def _bottleneck(x: keras.KerasTensor, filters: int, stride: int, name: str, seed: int | None) -> keras.KerasTensor:
-    y = _conv_bn(x, filters, 1, f"{name}_conv1", seed)
+def _add_bottleneck_block(
+    x: keras.KerasTensor, filters: int, stride: int, name: str, seed: int | None
+) -> keras.KerasTensor:
+    y = _add_conv_bn(x, filters, 1, f"{name}_conv1", seed)
     y = keras.layers.ReLU(name=f"{name}_conv1_relu")(y)
-    y = _conv_bn(y, filters, 3, f"{name}_conv2", seed, stride)
+    y = _add_conv_bn(y, filters, 3, f"{name}_conv2", seed, stride)
     y = keras.layers.ReLU(name=f"{name}_conv2_relu")(y)
-    y = _conv_bn(y, 4 * filters, 1, f"{name}_conv3", seed)
-    return _join(x, y, stride, name, seed)
+    y = _add_conv_bn(y, 4 * filters, 1, f"{name}_conv3", seed)
+    return _add_shortcut(x, y, stride, name, seed)
 
 
-def _join(x: keras.KerasTensor, y: keras.KerasTensor, stride: int, name: str, seed: int | None) -> keras.KerasTensor:
+def _add_shortcut(
+    x: keras.KerasTensor, y: keras.KerasTensor, stride: int, name: str, seed: int | None
+) -> keras.KerasTensor:
     if stride > 1 or x.shape[-1] != y.shape[-1]:
-        x = _conv_bn(x, y.shape[-1], 1, f"{name}_shortcut", seed, stride)
+        x = _add_conv_bn(x, y.shape[-1], 1, f"{name}_shortcut", seed, stride)
     y = keras.layers.Add(name=f"{name}_add")([x, y])
     return keras.layers.ReLU(name=f"{name}_relu")(y)
 
 
-def _conv_bn(
+def _add_conv_bn(
     x: keras.KerasTensor, filters: int, kernel: int, name: str, seed: int | None, stride: int = 1
 ) -> keras.KerasTensor:
     x = keras.layers.Conv2D(

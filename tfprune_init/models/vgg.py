@@ -11,7 +11,7 @@ _BLOCKS = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)
 
 
 def vgg19(input_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10, seed: int | None = None) -> keras.Model:
-    """Builds VGG-19 with BatchNorm: 16 convolutions without bias, then one dense layer.
+    """Build VGG-19 with BatchNorm: 16 convolutions without bias, then one dense layer.
 
     Args:
         input_shape: (height, width, channels).

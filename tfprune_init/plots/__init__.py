@@ -1,19 +1,18 @@
-"""Figures of pruning at initialization: accuracies, layers, weights, neurons, agreement of methods.
+"""Figures of pruning at initialization: accuracies, layers, weights, neurons, overlap of masks.
 
     from tfprune_init import plots
 
     plots.layer_densities({"snip": snip.masks, "force": force.masks}).savefig("layers.png", dpi=150)
 
-Each function returns a `matplotlib.figure.Figure` that belongs to no global state, 6.5 inches wide, with colours that
-colour-blind readers can tell apart, and markers and lines that a gray print keeps apart. Matplotlib is imported when
-one is asked for.
+Each function returns a `matplotlib.figure.Figure`, 6.5 inches wide, that belongs to no global state. Colors can be told
+apart by color-blind readers, markers and lines on a gray print. Matplotlib is imported when the first figure is drawn.
 """
 
 from tfprune_init.plots.accuracy import accuracy_curve
-from tfprune_init.plots.agreement import chance_iou, iou, overlap
 from tfprune_init.plots.connections import connections_per_neuron
 from tfprune_init.plots.heat_map import kernel_heat_map
 from tfprune_init.plots.layers import layer_densities
+from tfprune_init.plots.mask_overlap import chance_iou, iou, overlap
 from tfprune_init.plots.objective import objective_curve
 from tfprune_init.plots.steps import steps_curve
 from tfprune_init.plots.weights import weight_histograms
@@ -27,6 +26,7 @@ __all__ = [
     "layer_densities",
     "objective_curve",
     "overlap",
+    "plots",
     "steps_curve",
     "weight_histograms",
 ]

@@ -1,4 +1,4 @@
-"""Accuracy after training, against how much was pruned."""
+"""Accuracy after training against sparsity."""
 
 from __future__ import annotations
 
@@ -7,23 +7,40 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tfprune_init.errors import OptionError
-from tfprune_init.plots.runs import DENSE, checked, draw_baseline, draw_curve, draw_guess, fate, finish, points
-from tfprune_init.plots.style import GRAY, Look, dress, label_places, look, new_figure, percent
+from tfprune_init.plots.run_points import (
+    DENSE,
+    check_runs,
+    draw_baseline,
+    draw_curve,
+    draw_guess,
+    finish_figure,
+    label_curve,
+    make_points,
+)
+from tfprune_init.plots.style import (
+    GRAY,
+    SeriesStyle,
+    format_percent,
+    get_look,
+    label_positions,
+    new_figure,
+    style_axes,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tfprune_init.experiments import Run
 
-_RANDOM = Look(GRAY, "*", (0, (4, 3)))
+_RANDOM = SeriesStyle(GRAY, "*", (0, (4, 3)))
 
 
 def accuracy_curve(results: Sequence[Run], *, title: str | None = None) -> Figure:
-    """Test accuracy against sparsity, a line for each method.
+    """Plot test accuracy against sparsity, with one line per method.
 
     Args:
         results: The `Results` of a comparison.
-        title: What to write above; by default that it is test accuracy.
+        title: Title of the figure; "Test accuracy after training" by default.
 
     Returns:
         A figure whose x axis is logarithmic in density, and labelled by sparsity. Points are means over seeds, bars
@@ -39,7 +56,7 @@ def accuracy_curve(results: Sequence[Run], *, title: str | None = None) -> Figur
         >>> from tfprune_init import plots
         >>> plots.accuracy_curve(results).savefig("accuracy.png", dpi=150)  # doctest: +SKIP
     """
-    runs = checked(results)
+    runs = check_runs(results)
     labels = list(dict.fromkeys(run.label for run in runs if run.method != DENSE))
     if not labels:
         raise OptionError("Accuracy against sparsity needs pruned networks. Received: only the dense baseline.")
@@ -56,14 +73,14 @@ def accuracy_curve(results: Sequence[Run], *, title: str | None = None) -> Figur
     for place, label in enumerate(labels):
         mine = [run for run in runs if run.label == label]
         plain_random = mine[0].method == "random"
-        curve = points(mine, lambda run: 1 - run.sparsity)
+        curve = make_points(mine, lambda run: 1 - run.sparsity)
         apart = math.exp(-0.008 * (place - (len(labels) - 1) / 2) * span)
-        style = _RANDOM if plain_random else look(number)
-        draw_curve(axes, curve, style, fate(label, mine), apart)
+        style = _RANDOM if plain_random else get_look(number)
+        draw_curve(axes, curve, style, label_curve(label, mine), apart)
         number += not plain_random
         curves.append(curve)
     draw_guess(axes, runs)
-    dress(axes, title=title or "Test accuracy after training", x="sparsity: share of the prunable weights removed")
-    label_places(axes.xaxis, {1 - sparsity: percent(sparsity) for sparsity in sparsities})
-    finish(figure, axes, curves, runs)
+    style_axes(axes, title=title or "Test accuracy after training", x="sparsity: share of the prunable weights removed")
+    label_positions(axes.xaxis, {1 - sparsity: format_percent(sparsity) for sparsity in sparsities})
+    finish_figure(figure, axes, curves, runs)
     return figure

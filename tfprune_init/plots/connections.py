@@ -1,4 +1,4 @@
-"""How many connections each neuron keeps."""
+"""The number of connections that each neuron keeps."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfprune_init.errors import OptionError
-from tfprune_init.plots.sources import chosen, masks_of, short_names
-from tfprune_init.plots.style import TINY, dress, legend_below, log_axis, new_figure
+from tfprune_init.plots.inputs import choose_paths, get_masks, shorten_paths
+from tfprune_init.plots.style import TINY, draw_legend_below, label_log_axis, new_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,12 +20,12 @@ _FAN_OUT = ("#e69f00", "////", "out of an input unit (fan-out)", "weights out of
 
 
 def connections_per_neuron(model: Any, masks: Any = None, *, paths: str | Iterable[str] | None = None) -> Figure:
-    r"""Histograms of how many connections each unit keeps, into it and out of it, layer by layer.
+    r"""Plot histograms of the connections that each unit keeps, incoming and outgoing, layer by layer.
 
     Args:
         model: The model of the masks: it knows which axes of a variable are its input units and which its
             output units.
-        masks: Masks, or a `PruningReport`; by default what is not zero in `model`.
+        masks: Masks, or a `PruningReport`; by default the nonzero weights of `model`.
         paths: Variables to draw, one or several; by default all with inputs and outputs, so not the biases.
             The figure grows with them.
 
@@ -46,10 +46,10 @@ def connections_per_neuron(model: Any, masks: Any = None, *, paths: str | Iterab
         >>> [axes.get_title() for axes in figure.axes]
         ['head, fan-in\ndead: 1 of 2', 'head, fan-out\ndead: 0 of 3']
     """
-    masks = masks_of(model if masks is None else masks)
-    targets = masks.check(model)
-    whole = [path for path in masks if targets[path].units.inputs and targets[path].units.outputs]
-    wanted = whole if paths is None else chosen(paths, masks)
+    masks = get_masks(model if masks is None else masks)
+    variables = masks.check(model)
+    whole = [path for path in masks if variables[path].units.inputs and variables[path].units.outputs]
+    wanted = whole if paths is None else choose_paths(paths, masks)
     odd = [path for path in wanted if path not in whole]
     if odd or not wanted:
         raise OptionError(f"Only kernels connect inputs with outputs. Received: {', '.join(odd) or 'no kernel'}.")
@@ -57,26 +57,26 @@ def connections_per_neuron(model: Any, masks: Any = None, *, paths: str | Iterab
     rows = -(-len(wanted) // columns)
     figure = new_figure(0.7 + 1.6 * max(rows, 1.4))
     panels = figure.subplots(rows, 2 * columns, squeeze=False).reshape(-1, 2)
-    names = short_names(wanted, longest=18)
+    names = shorten_paths(wanted, longest=18)
     for (left, right), path in zip(panels, wanted, strict=False):
-        units = targets[path].units
-        _panel(left, f"{names[path]}, fan-in", kept_by(masks[path], units.outputs), _FAN_IN)
-        _panel(right, f"{names[path]}, fan-out", kept_by(masks[path], units.inputs), _FAN_OUT)
+        units = variables[path].units
+        _draw_panel(left, f"{names[path]}, fan-in", count_kept(masks[path], units.outputs), _FAN_IN)
+        _draw_panel(right, f"{names[path]}, fan-out", count_kept(masks[path], units.inputs), _FAN_OUT)
         left.set_ylabel("number of units", fontsize=TINY)
     for axes in panels[len(wanted) :].flat:
         axes.set_axis_off()
-    legend_below(figure, *panels[: len(wanted)].flat, columns=3)
+    draw_legend_below(figure, *panels[: len(wanted)].flat, columns=3)
     return figure
 
 
-def kept_by(mask: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """Number of kept weights of each unit along `axes`."""
+def count_kept(mask: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Count the kept weights of each unit along `axes`."""
     others = tuple(axis for axis in range(mask.ndim) if axis not in axes)
     return mask.sum(axis=others, dtype=np.int64).ravel()
 
 
-def _panel(axes: Any, name: str, kept: np.ndarray, style: tuple[str, str, str, str]) -> None:
-    """Units by how many weights they keep; those that keep none apart."""
+def _draw_panel(axes: Any, name: str, kept: np.ndarray, style: tuple[str, str, str, str]) -> None:
+    """Draw the number of units by the weights they keep; units that keep none are a separate bar."""
     color, hatch, label, quantity = style
     dead = int(np.count_nonzero(kept == 0))
     width = max(1, -(-int(kept.max()) // _BINS))
@@ -89,8 +89,8 @@ def _panel(axes: Any, name: str, kept: np.ndarray, style: tuple[str, str, str, s
     axes.bar(0.5 - width, dead, width, align="edge", color="black", label="dead: keeps no weight")
     axes.set_yscale("log")
     axes.set_ylim(0.7, 1.8 * max(dead, *numbers, 2))
-    log_axis(axes.yaxis, *axes.get_ylim())
+    label_log_axis(axes.yaxis, *axes.get_ylim())
     axes.set_xlim(0.5 - 1.6 * width, max(edges[-1], 1.5) + 0.6 * width)
     axes.locator_params(axis="x", nbins=4, integer=True)
-    dress(axes, title=f"{name}\ndead: {dead:,} of {kept.size:,}", x=quantity, small=TINY)
+    style_axes(axes, title=f"{name}\ndead: {dead:,} of {kept.size:,}", x=quantity, small=TINY)
     axes.title.set_fontsize(TINY)

@@ -1,4 +1,4 @@
-"""One kernel as an image."""
+"""One kernel drawn as an image."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfprune_init.backend.compat import is_model
 from tfprune_init.errors import OptionError
-from tfprune_init.kerases import is_model
-from tfprune_init.plots.sources import chosen, masks_of, weights_of
-from tfprune_init.plots.style import SMALL, WIDTH, dress, new_figure
-from tfprune_init.units import UnitAxes, unit_axes
+from tfprune_init.graph.kernel_axes import KernelAxes, find_kernel_axes
+from tfprune_init.plots.inputs import choose_paths, get_masks, get_weights
+from tfprune_init.plots.style import SMALL, WIDTH, new_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +20,7 @@ _CELLS = 128  # an image has at most so many rows and columns, so that one kept 
 
 
 def kernel_heat_map(source: Any, path: str, *, model: Any = None, weights: Any = None) -> Figure:
-    """Where one kernel keeps its weights: output units to the right, input units downwards.
+    """Draw where one kernel keeps its weights: output units to the right, input units downwards.
 
     Args:
         source: `Masks`, a `PruningReport`, or a model whose pruned weights are zero.
@@ -46,38 +46,38 @@ def kernel_heat_map(source: Any, path: str, *, model: Any = None, weights: Any =
         >>> figure.axes[0].images[0].get_array().filled(0.0)[1]
         array([0., 1., 0.])
     """
-    masks = masks_of(source)
-    (path,) = chosen(path, masks)
+    masks = get_masks(source)
+    (path,) = choose_paths(path, masks)
     mask = masks[path]
-    units = _units(masks, path, model if model is not None or not is_model(source) else source)
+    units = _find_units(masks, path, model if model is not None or not is_model(source) else source)
     if weights is None:
         values, quantity = mask.astype(float), "weights kept"
     else:
-        values, quantity = _kept_magnitudes(mask, weights, path), "sum of |weight| kept"
-    matrix = by_units(values, units)
-    image, steps = _coarse(matrix)
+        values, quantity = _compute_kept_magnitudes(mask, weights, path), "sum of |weight| kept"
+    matrix = sum_by_units(values, units)
+    image, steps = _coarsen(matrix)
     rows, columns = image.shape
     figure = new_figure(min(7.0, max(3.0, (WIDTH - 1.6) * rows / columns + 1.2)))
     axes = figure.subplots()
     drawn = axes.imshow(
         np.ma.masked_equal(image, 0),
-        norm=_norm(image, whole=weights is None),
-        cmap=_dark_colors(),
+        norm=_make_norm(image, whole=weights is None),
+        cmap=_make_color_map(),
         extent=(0, matrix.shape[1], matrix.shape[0], 0),
         aspect="auto",
         interpolation="nearest",
     )
     kept = np.count_nonzero(mask)
-    dress(
+    style_axes(
         axes,
         title=f"{path}\n{kept:,} of {mask.size:,} weights kept ({100 * kept / mask.size:.3g}%); white: none",
-        x=_axis("output", steps[1]),
-        y=_axis("input", steps[0]),
+        x=_label_axis("output", steps[1]),
+        y=_label_axis("input", steps[0]),
     )
     axes.spines[:].set_visible(True)
     axes.locator_params(integer=True)
     bar = figure.colorbar(drawn, ax=axes)
-    bar.locator = _integers() if weights is None else bar.locator
+    bar.locator = _make_integer_locator() if weights is None else bar.locator
     room = mask.size // matrix.size * math.prod(steps)
     bar.set_label(f"{quantity} in a cell" + (f" (of {room:,})" if weights is None else ""), fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
@@ -85,27 +85,27 @@ def kernel_heat_map(source: Any, path: str, *, model: Any = None, weights: Any =
     return figure
 
 
-def _units(masks: Any, path: str, model: Any) -> UnitAxes:
+def _find_units(masks: Any, path: str, model: Any) -> KernelAxes:
     mask = masks[path]
     name = path.rsplit("/", 1)[-1]
-    units = unit_axes(frozenset(), name, mask.ndim) if model is None else masks.check(model)[path].units
+    units = find_kernel_axes(frozenset(), name, mask.ndim) if model is None else masks.check(model)[path].units
     if mask.ndim < 2 or not units.inputs or not units.outputs:
         raise OptionError(
-            f"Only a kernel with inputs and outputs is an image. Received: {path!r} of shape {mask.shape}."
+            f"Only a kernel with inputs and outputs can be drawn as an image. Received: {path!r} of shape {mask.shape}."
         )
     return units
 
 
-def _kept_magnitudes(mask: np.ndarray, weights: Any, path: str) -> np.ndarray:
-    values = weights_of(weights).get(path)
+def _compute_kept_magnitudes(mask: np.ndarray, weights: Any, path: str) -> np.ndarray:
+    values = get_weights(weights).get(path)
     if values is None or values.shape != mask.shape:
         found = "none" if values is None else f"shape {values.shape}"
         raise OptionError(f"weights= must hold {path!r} of shape {mask.shape}. Received: {found}.")
     return np.where(mask, np.abs(values), 0.0).astype(float)
 
 
-def by_units(values: np.ndarray, units: UnitAxes) -> np.ndarray:
-    """Sum an array over all that is neither input nor output unit: a matrix of (inputs, outputs)."""
+def sum_by_units(values: np.ndarray, units: KernelAxes) -> np.ndarray:
+    """Sum an array over all axes but those of input and output units: a matrix (inputs, outputs)."""
     outputs = tuple(axis for axis in units.outputs if axis not in units.inputs)
     order = (*units.inputs, *outputs)
     rest = tuple(axis for axis in range(values.ndim) if axis not in order)
@@ -113,28 +113,28 @@ def by_units(values: np.ndarray, units: UnitAxes) -> np.ndarray:
     return values.transpose(*order, *rest).sum(axis=tuple(range(len(order), values.ndim))).reshape(rows, -1)
 
 
-def _coarse(matrix: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-    """Sum neighbouring rows and columns until at most `_CELLS` of each are left."""
+def _coarsen(matrix: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+    """Sum neighboring rows and columns until at most `_CELLS` of each are left."""
     steps = tuple(-(-count // _CELLS) for count in matrix.shape)
     for axis, step in enumerate(steps):
         matrix = np.add.reduceat(matrix, np.arange(0, matrix.shape[axis], step), axis=axis)
     return matrix, (steps[0], steps[1])
 
 
-def _axis(unit: str, step: int) -> str:
+def _label_axis(unit: str, step: int) -> str:
     return f"{unit} unit" + (f" ({step} to a cell)" if step > 1 else "")
 
 
-def _dark_colors() -> Any:
-    """Colours from medium to black, so that white can mean nothing, on gray paper too."""
+def _make_color_map() -> Any:
+    """Make a color map from medium to black, so that white can mean "nothing", on gray paper too."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
     return ListedColormap(colormaps["magma_r"](np.linspace(0.25, 1.0, 256)))
 
 
-def _norm(image: np.ndarray, *, whole: bool) -> Any:
-    """A colour for each of a few whole numbers, else a continuous scale."""
+def _make_norm(image: np.ndarray, *, whole: bool) -> Any:
+    """Make a color scale: discrete for a few whole numbers, else continuous."""
     from matplotlib.colors import BoundaryNorm, Normalize
 
     most = float(image.max())
@@ -143,7 +143,7 @@ def _norm(image: np.ndarray, *, whole: bool) -> Any:
     return Normalize(1 if whole else 0, most if most > 0 else 1)
 
 
-def _integers() -> Any:
+def _make_integer_locator() -> Any:
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(nbins=13, integer=True, steps=[1, 2, 5, 10])

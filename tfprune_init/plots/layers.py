@@ -1,4 +1,4 @@
-"""How much each layer keeps, for several methods side by side."""
+"""Density of each layer, for several methods side by side."""
 
 from __future__ import annotations
 
@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfprune_init.errors import MaskMismatchError, OptionError
-from tfprune_init.plots.sources import masks_of, named, rows_of, short_names
-from tfprune_init.plots.style import LIGHT, SMALL, TINY, dress, legend_below, log_axis, look, new_figure
+from tfprune_init.plots.inputs import get_masks, get_rows, name_sources, shorten_paths
+from tfprune_init.plots.style import (
+    LIGHT,
+    SMALL,
+    TINY,
+    draw_legend_below,
+    get_look,
+    label_log_axis,
+    new_figure,
+    style_axes,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +31,7 @@ _ROW = 0.145  # inches a layer
 
 @dataclass(frozen=True)
 class _Counts:
-    """Weights of each variable, and how many of them each method keeps; NaN where a method has no mask."""
+    """Size of each variable, and how many of its weights each method keeps; NaN where a method has no mask."""
 
     paths: list[str]
     labels: list[str]
@@ -31,7 +40,9 @@ class _Counts:
 
 
 def layer_densities(sources: Mapping[str, Any]) -> Figure:
-    """Density and number of kept weights of each layer, for several methods, with the emptiest layers enlarged.
+    """Plot density and number of kept weights of each layer, for several methods.
+
+    The layers that keep fewest weights are enlarged.
 
     Args:
         sources: Mapping from label to masks, a `PruningReport`, a run of an experiment, or a model whose pruned
@@ -53,28 +64,28 @@ def layer_densities(sources: Mapping[str, Any]) -> Figure:
         >>> [text.get_text() for text in figure.axes[2].texts]
         ['0', '2']
     """
-    counts = _counted(named(sources))
+    counts = _count_weights(name_sources(sources))
     layers, methods = len(counts.paths), len(counts.labels)
-    emptiest = _emptiest(counts)
+    emptiest = _find_emptiest(counts)
     top, bottom = 0.7 + _ROW * max(layers, 6), 0.75 + 0.2 * len(emptiest)
     figure = new_figure(top + bottom + 0.25 * -(-methods // 4) + 0.2)
     parts: Any = figure.subfigures(2, 1, height_ratios=(top, bottom))
     upper, lower = parts
     left, right = upper.subplots(1, 2, sharey=True)
-    names = short_names(counts.paths)
-    _dots(left, counts, 100 * counts.kept / counts.sizes[:, None])
-    _dots(right, counts, counts.kept)
-    dress(left, title="Density", x="weights kept in the layer (%)")
-    dress(right, title="Weights kept", x="number of weights kept")
+    names = shorten_paths(counts.paths)
+    _draw_curves(left, counts, 100 * counts.kept / counts.sizes[:, None])
+    _draw_curves(right, counts, counts.kept)
+    style_axes(left, title="Density", x="weights kept in the layer (%)")
+    style_axes(right, title="Weights kept", x="number of weights kept")
     left.set_yticks(range(layers), [names[path] for path in counts.paths], fontsize=TINY if layers > 30 else SMALL)
     left.set_ylim(layers - 0.4, -0.6)
-    _numbers(lower.subplots(), counts, emptiest, names)
-    legend_below(figure, left, columns=4)
+    _draw_numbers(lower.subplots(), counts, emptiest, names)
+    draw_legend_below(figure, left, columns=4)
     return figure
 
 
-def _counted(sources: dict[str, Any]) -> _Counts:
-    rows = {label: _rows(source) for label, source in sources.items()}
+def _count_weights(sources: dict[str, Any]) -> _Counts:
+    rows = {label: _read_counts(source) for label, source in sources.items()}
     paths = list(dict.fromkeys(path for counts in rows.values() for path in counts))
     sizes: dict[str, int] = {}
     kept = np.full((len(paths), len(rows)), np.nan)
@@ -89,25 +100,25 @@ def _counted(sources: dict[str, Any]) -> _Counts:
     return _Counts(paths, list(rows), np.array([sizes[path] for path in paths], float), kept)
 
 
-def _rows(source: Any) -> dict[str, tuple[int, int]]:
-    """Kept and size of each variable."""
+def _read_counts(source: Any) -> dict[str, tuple[int, int]]:
+    """Get the numbers of kept and of all weights of each variable."""
     if hasattr(source, "prune_seconds"):  # a run has counts, and its masks are on disk
-        counts = {row.path: (row.kept, row.size) for row in rows_of(source, "layers")}
+        counts = {row.path: (row.kept, row.size) for row in get_rows(source, "layers")}
         if not counts:
             raise OptionError(f"A run without masks has no layers to draw. Received: {source.label}, {source.status}.")
         return counts
-    masks = masks_of(source)
+    masks = get_masks(source)
     return {path: (int(np.count_nonzero(mask)), mask.size) for path, mask in masks.items()}
 
 
-def _emptiest(counts: _Counts) -> list[int]:
-    """Numbers of the layers in which some method keeps fewest; of equal ones, those in which all together do."""
+def _find_emptiest(counts: _Counts) -> list[int]:
+    """Find the layers in which some method keeps fewest; of equal ones, those in which all methods together do."""
     order = np.lexsort((np.nansum(counts.kept, axis=1), np.nanmin(counts.kept, axis=1)))
     return [int(i) for i in order[:_EMPTIEST]]
 
 
-def _dots(axes: Any, counts: _Counts, values: np.ndarray) -> None:
-    """A curve down the layers for each method; hollow marks in a strip at the left where a layer is empty."""
+def _draw_curves(axes: Any, counts: _Counts, values: np.ndarray) -> None:
+    """Draw a curve down the layers for each method; hollow marks in a strip at the left where a layer is empty."""
     positive = values[np.nan_to_num(values) > 0]
     low, high = (positive.min(), positive.max()) if positive.size else (1.0, 1.0)
     margin = 1.3 * (high / low) ** 0.04
@@ -119,7 +130,7 @@ def _dots(axes: Any, counts: _Counts, values: np.ndarray) -> None:
     axes.set_xlim(left, high * margin)
     layers = np.arange(len(counts.paths))
     for column, label in enumerate(counts.labels):
-        color, marker, line = look(column)
+        color, marker, line = get_look(column)
         mine = values[:, column]
         empty = np.flatnonzero(mine == 0)
         name = f"{label} ({len(empty)} empty)" if len(empty) else label
@@ -131,13 +142,13 @@ def _dots(axes: Any, counts: _Counts, values: np.ndarray) -> None:
             axes.plot([place] * len(empty), empty, linestyle="none", **style)
     if with_empty:
         axes.axvspan(left, edge, color=LIGHT, linewidth=0, zorder=0, label="hollow: keeps no weight")
-    log_axis(axes.xaxis, edge, high * margin, zero_at=math.sqrt(left * edge) if with_empty else None)
+    label_log_axis(axes.xaxis, edge, high * margin, zero_at=math.sqrt(left * edge) if with_empty else None)
     axes.grid(axis="y", color="#eeeeee", linewidth=0.6)
     axes.set_axisbelow(True)
 
 
-def _numbers(axes: Any, counts: _Counts, emptiest: list[int], names: dict[str, str]) -> None:
-    """Numbers of kept weights in cells: layers downwards, methods to the right."""
+def _draw_numbers(axes: Any, counts: _Counts, emptiest: list[int], names: dict[str, str]) -> None:
+    """Write the numbers of kept weights into cells: layers downwards, methods to the right."""
     kept = counts.kept[emptiest]
     axes.set_xlim(-0.5, kept.shape[1] - 0.5)
     axes.set_ylim(len(emptiest) - 0.5, -0.5)
@@ -156,6 +167,6 @@ def _numbers(axes: Any, counts: _Counts, emptiest: list[int], names: dict[str, s
     axes.set_xticks(range(kept.shape[1]), counts.labels)
     axes.xaxis.tick_top()
     which = f"the {len(emptiest)} emptiest layers" if len(emptiest) < len(counts.paths) else "each layer"
-    dress(axes, title=f"Weights kept in {which}", small=TINY)
+    style_axes(axes, title=f"Weights kept in {which}", small=TINY)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tfprune_init.errors import OptionError
-from tfprune_init.plots.sources import rows_of
-from tfprune_init.plots.style import dress, legend_below, log_axis, look, new_figure
+from tfprune_init.plots.inputs import get_rows
+from tfprune_init.plots.style import draw_legend_below, get_look, label_log_axis, new_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def objective_curve(reports: Any) -> Figure:
-    """What the kept connections are worth at each step of a search, and how many there are.
+    """Plot the saliency of the kept connections at each step of a search, and their number.
 
     Args:
         reports: A `PruningReport` (or a run of an experiment), or a mapping from label to these, of methods with
@@ -45,23 +45,23 @@ def objective_curve(reports: Any) -> Figure:
     figure = new_figure(4.6)
     top, bottom = figure.subplots(2, 1, sharex=True)
     for number, (label, report) in enumerate(several.items()):
-        steps = rows_of(report, "steps")
+        steps = get_rows(report, "steps")
         judged = [step for step in steps if step.objective is not None]
         if not judged:
             raise OptionError(
-                f"The search of {label!r} has no objective to draw: its method takes one step, or looks at no data. "
+                f"The search of {label!r} has no objective to draw: its method takes one step, or uses no data. "
                 'Draw iterative methods with data, such as method="force".'
             )
-        color, marker, line = look(number)
+        color, marker, line = get_look(number)
         style = {"color": color, "marker": marker, "linestyle": line, "markersize": 3.5, "linewidth": 1.2}
         top.plot([step.number for step in judged], [step.objective for step in judged], label=label, **style)
         bottom.plot([step.number for step in steps], [100 * step.density for step in steps], **style)
-    dress(top, title="Objective: the sum of the kept connections' scores", y="objective")
-    dress(bottom, x="step", y="weights kept (%)")
+    style_axes(top, title="Objective: the sum of the kept connections' scores", y="objective")
+    style_axes(bottom, x="step", y="weights kept (%)")
     for axes in (top, bottom):
         axes.set_yscale("log")
-        log_axis(axes.yaxis, *axes.get_ylim())
+        label_log_axis(axes.yaxis, *axes.get_ylim())
         axes.grid(axis="y", color="#eeeeee")
     bottom.xaxis.get_major_locator().set_params(integer=True)
-    legend_below(figure, top, columns=4)
+    draw_legend_below(figure, top, columns=4)
     return figure

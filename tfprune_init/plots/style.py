@@ -1,4 +1,4 @@
-"""How every figure looks: sizes, colours that colour-blind readers and gray printers can tell apart, axes."""
+"""Style of all figures: sizes, axes, and colors that color-blind readers and gray printers can tell apart."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tfprune_init.errors import PruningError
+from tfprune_init.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,46 +16,46 @@ SMALL, TINY = 8, 7  # points
 GRAY = "#777777"
 LIGHT = "#dddddd"
 
-# The Okabe-Ito colours, without the yellow that white paper swallows. Counts of colours, markers and lines differ,
-# so more series than colours still differ in something.
+# The Okabe-Ito colors, without the yellow that white paper swallows. Counts of colors, markers and lines differ,
+# so more series than colors still differ in something.
 _COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "<", "p", ">")
 _LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)), (0, (3, 1)))
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\")
 
 
-class Look(NamedTuple):
-    """Colour, marker and line of one series."""
+class SeriesStyle(NamedTuple):
+    """Color, marker and line of one series."""
 
     color: str
     marker: str
     line: Any
 
 
-def look(number: int) -> Look:
-    """The look of the series with this number, counted from 0."""
-    return Look(*(kind[number % len(kind)] for kind in (_COLORS, _MARKERS, _LINES)))
+def get_look(number: int) -> SeriesStyle:
+    """Get the style of the series with this number, counted from 0."""
+    return SeriesStyle(*(kind[number % len(kind)] for kind in (_COLORS, _MARKERS, _LINES)))
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
-    """An empty figure that belongs to no global state.
+    """Make an empty figure that belongs to no global state.
 
     Args:
         height: Height in inches.
         width: Width in inches.
 
     Raises:
-        PruningError: If matplotlib is not installed.
+        MissingDependencyError: If matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise PruningError('A figure needs matplotlib. Try: pip install "tfprune_init[viz]"') from error
+        raise MissingDependencyError("A figure", "matplotlib", "viz") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def dress(axes: Any, *, title: str = "", x: str = "", y: str = "", small: float = SMALL) -> None:
-    """Name the axes, set the sizes of their text, and take away lines that show nothing."""
+def style_axes(axes: Any, *, title: str = "", x: str = "", y: str = "", small: float = SMALL) -> None:
+    """Name the axes, set the sizes of their text, and remove lines that show nothing."""
     axes.set_title(title, fontsize=small + 1)
     axes.set_xlabel(x, fontsize=small)
     axes.set_ylabel(y, fontsize=small)
@@ -63,8 +63,8 @@ def dress(axes: Any, *, title: str = "", x: str = "", y: str = "", small: float 
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def legend_below(figure: Any, *axes: Any, title: str = "", columns: int = 2) -> None:
-    """A legend of all that has a label in `axes`, under the whole figure, where it can cover no data."""
+def draw_legend_below(figure: Any, *axes: Any, title: str = "", columns: int = 2) -> None:
+    """Draw a legend of all labels in `axes` below the whole figure, where it covers no data."""
     found: dict[str, Any] = {}
     for one in axes:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
@@ -82,26 +82,26 @@ def legend_below(figure: Any, *axes: Any, title: str = "", columns: int = 2) -> 
     )
 
 
-def log_axis(axis: Any, low: float, high: float, zero_at: float | None = None) -> None:
-    """Plain numbers on a logarithmic axis from `low` to `high`: 1, 2, 5, 10 where it is short, else 1, 10, 100.
+def label_log_axis(axis: Any, low: float, high: float, zero_at: float | None = None) -> None:
+    """Label a logarithmic axis with plain numbers: 1, 2, 5, 10 if it is short, else 1, 10, 100.
 
     Args:
         axis: The axis.
-        low: Where its numbers begin.
-        high: Where they end.
-        zero_at: Where it says 0, which has no place of its own.
+        low: Lower end of the axis.
+        high: Upper end of the axis.
+        zero_at: Position of the label 0, which has none on a logarithmic axis.
     """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     leading = (1, 2, 5) if math.log10(high / low) < 2.5 else (1,)
     ticks = [first * 10.0**power for power in powers for first in leading]
     shown = [tick for tick in ticks if low <= tick * (1 + 1e-9) and tick <= high * (1 + 1e-9)]
     zero = [] if zero_at is None else [zero_at]
-    axis.set_ticks(zero + shown, ["0"] * len(zero) + [short_number(tick) for tick in shown])
+    axis.set_ticks(zero + shown, ["0"] * len(zero) + [format_number(tick) for tick in shown])
     axis.set_ticks([], minor=True)
 
 
-def label_places(axis: Any, labels: Mapping[float, str]) -> None:
-    """A tick at each of these places of a logarithmic axis, and its label where there is room for one."""
+def label_positions(axis: Any, labels: Mapping[float, str]) -> None:
+    """Set a tick at each given position of a logarithmic axis, and its label where there is room."""
     places = sorted(labels)
     room = 0.085 * math.log(places[-1] / places[0])
     shown = [places[0]]
@@ -115,13 +115,13 @@ def label_places(axis: Any, labels: Mapping[float, str]) -> None:
     axis.set_tick_params(which="minor", labelbottom=False)
 
 
-def short_number(value: float) -> str:
-    """A number in few characters: 20000 is "20k"."""
+def format_number(value: float) -> str:
+    """Format a number in few characters: 20000 is "20k"."""
     if value < 1e4:
         return f"{value:g}"
     return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k"
 
 
-def percent(share: float) -> str:
-    """A share in percent with the digits it needs: 0.995 is "99.5%"."""
+def format_percent(share: float) -> str:
+    """Format a share as a percentage with the digits it needs: 0.995 is "99.5%"."""
     return f"{100 * share:.6g}%"

@@ -1,4 +1,4 @@
-"""Which weights are kept: the large or the small ones of the initial distribution."""
+"""Kept and pruned weights by their initial value."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfprune_init.errors import MaskMismatchError, OptionError
-from tfprune_init.plots.sources import chosen, masks_of, short_names, weights_of
-from tfprune_init.plots.style import LIGHT, TINY, dress, legend_below, log_axis, new_figure
+from tfprune_init.plots.inputs import choose_paths, get_masks, get_weights, shorten_paths
+from tfprune_init.plots.style import LIGHT, TINY, draw_legend_below, label_log_axis, new_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +19,7 @@ _KEPT, _PRUNED = "#0072b2", "#d55e00"
 
 
 def weight_histograms(weights: Any, masks: Any, *, paths: str | Iterable[str] | None = None) -> Figure:
-    """Histograms of the kept and of the pruned weights, against the initial distribution of all.
+    """Plot histograms of the kept and of the pruned weights beside the initial distribution of all.
 
     Args:
         weights: A model that still has its initial weights, or a mapping from path to array of them. Take them
@@ -42,9 +42,9 @@ def weight_histograms(weights: Any, masks: Any, *, paths: str | Iterable[str] | 
         >>> plots.weight_histograms(weights, {"w": [0, 0, 1]}).axes[0].get_ylabel()
         'number of weights'
     """
-    masks = masks_of(masks)
-    wanted = [] if paths is None else chosen(paths, masks)
-    values = _initial(weights, masks)
+    masks = get_masks(masks)
+    wanted = [] if paths is None else choose_paths(paths, masks)
+    values = _get_initial_weights(weights, masks)
     rows = -(-len(wanted) // 3)
     figure = new_figure(4.8 + 1.75 * rows)
     heights = (4.4, 1.75 * rows)[: 1 + bool(rows)]
@@ -52,37 +52,37 @@ def weight_histograms(weights: Any, masks: Any, *, paths: str | Iterable[str] | 
     top, below = parts[0, 0].subplots(2, 1, sharex=True, height_ratios=(2, 1))
     everything = np.concatenate([values[path].ravel() for path in masks])
     kept = np.concatenate([masks[path].ravel() for path in masks])
-    counts, edges = _histogram(top, everything, kept)
-    dress(
+    counts, edges = _draw_histogram(top, everything, kept)
+    style_axes(
         top, title=f"All {everything.size:,} prunable weights, {np.count_nonzero(kept):,} kept", y="number of weights"
     )
     share = np.divide(100 * counts[1], counts[0], out=np.full(len(counts[0]), np.nan), where=counts[0] > 0)
     below.stairs(share, edges, color=_KEPT, linewidth=1.3)
     below.set_ylim(bottom=0)
-    dress(below, x="initial value of the weight", y="kept of these (%)")
+    style_axes(below, x="initial value of the weight", y="kept of these (%)")
     if rows:
         grid = parts[1, 0].subplots(rows, 3, squeeze=False)
-        names = short_names(wanted, longest=28)
+        names = shorten_paths(wanted, longest=28)
         for axes, path in zip(grid.flat, wanted, strict=False):
-            _histogram(axes, values[path].ravel(), masks[path].ravel())
+            _draw_histogram(axes, values[path].ravel(), masks[path].ravel())
             title = f"{names[path]}: {np.count_nonzero(masks[path]):,} kept"
-            dress(axes, title=title, x="initial value", y="number", small=TINY)
+            style_axes(axes, title=title, x="initial value", y="number", small=TINY)
             axes.title.set_fontsize(TINY)
             axes.locator_params(axis="x", nbins=4)
         for axes in grid.flat[len(wanted) :]:
             axes.set_axis_off()
-    legend_below(figure, top, columns=3)
+    draw_legend_below(figure, top, columns=3)
     return figure
 
 
-def _initial(weights: Any, masks: Any) -> dict[str, np.ndarray]:
-    values = weights_of(weights)
+def _get_initial_weights(weights: Any, masks: Any) -> dict[str, np.ndarray]:
+    values = get_weights(weights)
     for path, mask in masks.items():
         if path not in values or values[path].shape != mask.shape:
             found = f"shape {values[path].shape}" if path in values else "no weights of that path"
             raise MaskMismatchError(
                 f"Mask {path!r} of shape {mask.shape} has no weights. Received: {found}. "
-                "If only layer names differ, carry the masks over with masks.carried_to(model)."
+                "If only layer names differ, use masks.carried_to(model)."
             )
     pruned = sum(mask.size for mask in masks.values()) - sum(int(np.count_nonzero(mask)) for mask in masks.values())
     if pruned and not any(values[path][~mask].any() for path, mask in masks.items()):
@@ -93,7 +93,9 @@ def _initial(weights: Any, masks: Any) -> dict[str, np.ndarray]:
     return values
 
 
-def _histogram(axes: Any, values: np.ndarray, kept: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+def _draw_histogram(
+    axes: Any, values: np.ndarray, kept: np.ndarray
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
     """Draw all, kept and pruned over the same bins; return the counts of all and kept, and the edges."""
     values = values.astype(float)
     edges = np.histogram_bin_edges(values, _BINS)
@@ -103,5 +105,5 @@ def _histogram(axes: Any, values: np.ndarray, kept: np.ndarray) -> tuple[tuple[n
     axes.stairs(chosen_ones, edges, color=_KEPT, linewidth=1.4, label="kept")
     axes.set_yscale("log")
     axes.set_ylim(0.7, 2.0 * max(1, every.max()))
-    log_axis(axes.yaxis, *axes.get_ylim())
+    label_log_axis(axes.yaxis, *axes.get_ylim())
     return (every, chosen_ones), edges

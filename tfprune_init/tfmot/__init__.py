@@ -11,21 +11,22 @@ The wrapped model works with TF-MOT's UpdatePruningStep, PruningSummaries and st
 
 from __future__ import annotations
 
-from tfprune_init.tfmot.pruning import prune_at_init, report_of
+from tfprune_init.tfmot.enforcement import EnforceMasks, callbacks
+from tfprune_init.tfmot.one_call import get_report, prune_at_init
 from tfprune_init.tfmot.schedule import FixedMasks
-from tfprune_init.tfmot.training import HoldZeros, callbacks
 from tfprune_init.tfmot.wrapper import PruneAtInit
-from tfprune_init.tfmot.wrapping import left_alone, masks_of, strip, wrap
+from tfprune_init.tfmot.wrapping import get_masks, strip, unmasked_variables, wrap
 
 __all__ = [
+    "EnforceMasks",
     "FixedMasks",
-    "HoldZeros",
     "PruneAtInit",
     "callbacks",
-    "left_alone",
-    "masks_of",
+    "get_masks",
+    "get_report",
     "prune_at_init",
-    "report_of",
     "strip",
+    "tfmot",
+    "unmasked_variables",
     "wrap",
 ]

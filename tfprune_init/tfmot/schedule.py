@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfprune_init.tfmot.library import sparsity, tf_keras
+from tfprune_init.tfmot.imports import sparsity, tf_keras
 
 
 @tf_keras.utils.register_keras_serializable(package="tfprune_init")

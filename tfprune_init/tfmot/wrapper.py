@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tfprune_init.backend.compat import copy_batch_input_shape
 from tfprune_init.errors import ModelError
+from tfprune_init.graph.variables import list_variables
 from tfprune_init.masks import Masks
-from tfprune_init.targets import all_variables
-from tfprune_init.tfmot.holding import hold
-from tfprune_init.tfmot.library import PruneLowMagnitude, Pruning, tf_keras
+from tfprune_init.tfmot.constraint import hold_at_zero
+from tfprune_init.tfmot.imports import PruneLowMagnitude, Pruning, tf_keras
 from tfprune_init.tfmot.schedule import FixedMasks
 
 
@@ -57,8 +58,7 @@ class PruneAtInit(PruneLowMagnitude):
         super(PruneLowMagnitude, self).__init__(layer, **given)
         self.supports_masking = layer.supports_masking
         self.stateful = layer.stateful
-        if hasattr(layer, "_batch_input_shape"):
-            self._batch_input_shape = layer._batch_input_shape  # by which a Sequential model knows its input
+        copy_batch_input_shape(layer, self)
         self.pruning_schedule = FixedMasks()
         self._masks = Masks(masks)
         # Assigned as usual, the weights in it would become weights of the wrapper too, and be saved twice.
@@ -101,7 +101,7 @@ class PruneAtInit(PruneLowMagnitude):
 
     def get_config(self) -> dict[str, Any]:
         """Configuration of the wrapper and of the layer inside; the masks themselves are weights."""
-        own = [target.path for target in all_variables(self.layer)]
+        own = [target.path for target in list_variables(self.layer)]
         return {
             **super(PruneLowMagnitude, self).get_config(),
             "masked": [[path, list(mask.shape)] for path, mask in self._masks.items()],
@@ -118,7 +118,7 @@ class PruneAtInit(PruneLowMagnitude):
 
     def _variables(self) -> dict[str, Any]:
         """The masked variables by path, as far as the layer has all its variables already."""
-        found = all_variables(self.layer)
+        found = list_variables(self.layer)
         paths = [target.path for target in found] if self._paths is None else self._paths
         if len(found) != len(paths):
             return {}
@@ -141,7 +141,7 @@ class PruneAtInit(PruneLowMagnitude):
             block_pooling_type="AVG",
         )
         for weight, mask, _ in self.pruning_vars:
-            hold(weight, mask)
+            hold_at_zero(weight, mask)
 
     def _state(self, name: str, shape: Any, dtype: Any, initializer: Any) -> tf.Variable:
         return self.add_weight(
@@ -168,7 +168,7 @@ def _constant(mask: np.ndarray) -> Any:
 
 def _unfit(layer: Any, masks: Masks) -> str:
     wanted = ", ".join(f"{path} {mask.shape}" for path, mask in masks.items())
-    has = ", ".join(f"{target.path} {target.shape}" for target in all_variables(layer))
+    has = ", ".join(f"{target.path} {target.shape}" for target in list_variables(layer))
     return (
         f"The masks of layer {layer.name!r} are for {wanted}. Received: a layer with {has or 'no variables'}. Give "
         "masks by paths within the layer, of the shapes of its variables."

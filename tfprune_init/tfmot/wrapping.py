@@ -7,23 +7,24 @@ from typing import Any
 
 import numpy as np
 
-from tfprune_init import kerases
-from tfprune_init.enforce import arm, attached_masks, release
+from tfprune_init.backend import compat
+from tfprune_init.backend.model_graph import is_saved_by_layers
 from tfprune_init.errors import EnforcementError, ModelError
+from tfprune_init.graph.variables import ModelVariable, SkippedVariable, find_prunable_variables, list_variables
+from tfprune_init.masking.attachment import detach, get_attached_masks, install_hooks
 from tfprune_init.masks import Masks
-from tfprune_init.targets import Skipped, Target, all_variables, find_targets
-from tfprune_init.tfmot.holding import VariableMask, hold, wrappers_of
-from tfprune_init.tfmot.library import has_functional_like_constructor, sparsity, tf_keras
+from tfprune_init.tfmot.constraint import VariableMask, find_wrappers, hold_at_zero
+from tfprune_init.tfmot.imports import sparsity, tf_keras
 from tfprune_init.tfmot.wrapper import PruneAtInit
 
 
 def wrap(model: Any, masks: Masks) -> Any:
     """Put masks on a tf_keras model as TF-MOT wrappers, ready for TF-MOT's tools.
 
-    Every layer with masked variables is put inside a `PruneAtInit`: also layers that TF-MOT cannot prune
-    (EinsumDense, DepthwiseConv, Bidirectional, subclasses of Dense, ...), within nested models too. The other
-    layers are left as they are; `left_alone` says why. As with TF-MOT, the result is made of the layers of the given
-    model, not of copies: pruned weights become zero in both and are held there, and training one trains the other.
+    Every layer with masked variables is put inside a `PruneAtInit`: also layers that TF-MOT cannot prune (EinsumDense,
+    DepthwiseConv, Bidirectional, subclasses of Dense, ...), within nested models too. The other layers are left as they
+    are; `unmasked_variables` says why. As with TF-MOT, the result is made of the layers of the given model, not of
+    copies: pruned weights become zero in both and are held there, and training one trains the other.
 
     Args:
         model: A built Sequential or functional tf_keras model, on which masks may be attached.
@@ -49,14 +50,14 @@ def wrap(model: Any, masks: Masks) -> Any:
     check_wrappable(model)
     targets = masks.check(model)
     check_reached(model, targets.values())
-    if attached_masks(model) is not None:
-        release(model)
+    if get_attached_masks(model) is not None:
+        detach(model)
     masked = {id(target.variable): masks[path] for path, target in targets.items()}
     with model.distribute_strategy.scope():
         wrapped = _rebuilt(model, masked, {})
         if not wrapped.built:
             wrapped.build(model.input_shape)
-    arm(wrapped)
+    install_hooks(wrapped)
     return wrapped
 
 
@@ -85,7 +86,7 @@ def strip(model: Any) -> Any:
         ('head', 8)
     """
     check_legacy(model, "tfmot.strip", instead="tpi.strip(model)")
-    wrappers = list(wrappers_of(model))
+    wrappers = list(find_wrappers(model))
     if not wrappers:
         raise EnforcementError(
             f"Model {model.name!r} has no TF-MOT wrappers, so there is nothing to take off; tpi.strip(model) takes "
@@ -94,12 +95,12 @@ def strip(model: Any) -> Any:
     for wrapper in wrappers:
         if not isinstance(wrapper, PruneAtInit):
             for weight, mask, _ in wrapper.pruning_vars:
-                hold(weight, mask)
-    release(model)
+                hold_at_zero(weight, mask)
+    detach(model)
     return sparsity.strip_pruning(model)
 
 
-def masks_of(model: Any) -> Masks:
+def get_masks(model: Any) -> Masks:
     """Read the masks out of a model wrapped by TF-MOT, with our wrappers or its own.
 
     Args:
@@ -116,11 +117,11 @@ def masks_of(model: Any) -> Masks:
         >>> from tfprune_init import tfmot
         >>> model = tf_keras.Sequential([tf_keras.Input((8,)), tf_keras.layers.Dense(4, name="head")])
         >>> wrapped = tensorflow_model_optimization.sparsity.keras.prune_low_magnitude(model)
-        >>> list(tfmot.masks_of(wrapped))
+        >>> list(tfmot.get_masks(wrapped))
         ['head/kernel']
     """
     check_legacy(model, "tfmot.masks_of", instead="tpi.Masks.from_zeros(model)")
-    masks = {id(weight): mask for one in wrappers_of(model) for weight, mask, _ in one.pruning_vars}
+    masks = {id(weight): mask for one in find_wrappers(model) for weight, mask, _ in one.pruning_vars}
     targets = [target for target in _plain_paths(model) if id(target.variable) in masks]
     found = {target.path: masks[id(target.variable)].numpy() != 0 for target in targets}
     if not found:
@@ -131,7 +132,7 @@ def masks_of(model: Any) -> Masks:
     return Masks(found)
 
 
-def left_alone(model: Any) -> tuple[Skipped, ...]:
+def unmasked_variables(model: Any) -> tuple[SkippedVariable, ...]:
     """The variables that a wrapped model does not mask, each with its reason.
 
     Args:
@@ -145,18 +146,18 @@ def left_alone(model: Any) -> tuple[Skipped, ...]:
         >>> from tfprune_init import tfmot
         >>> model = tf_keras.Sequential([tf_keras.Input((8,)), tf_keras.layers.Dense(4, name="head")])
         >>> wrapped = tfmot.wrap(model, tpi.find_masks(model, None, sparsity=0.75, method="random"))
-        >>> [(one.path, one.reason) for one in tfmot.left_alone(wrapped)]
+        >>> [(one.path, one.reason) for one in tfmot.unmasked_variables(wrapped)]
         [('head/bias', 'bias (prune_bias=True prunes it)')]
     """
-    masked = masks_of(model)
+    masked = get_masks(model)
     paths = {id(target.variable): target.path for target in _plain_paths(model)}
-    own = {id(v) for one in wrappers_of(model) for v in kerases.own_variables(one)}
-    known = {target.path: target for target in all_variables(model)}
-    targets = find_targets(model)
+    own = {id(v) for one in find_wrappers(model) for v in compat.get_own_variables(one)}
+    known = {target.path: target for target in list_variables(model)}
+    targets = find_prunable_variables(model)
     left = [(known[one.path], one.reason) for one in targets.skipped]
     left += [(target, "no mask was given for it") for target in targets.prunable]
     return tuple(
-        Skipped(paths[id(target.variable)], target.shape, reason)
+        SkippedVariable(paths[id(target.variable)], target.shape, reason)
         for target, reason in left
         if id(target.variable) not in own and paths[id(target.variable)] not in masked
     )
@@ -168,9 +169,9 @@ def check_legacy(model: Any, call: str, *, instead: str) -> None:
     Raises:
         ModelError: If `model` is no model, not built, or of Keras 3.
     """
-    if kerases.is_keras3(model):
+    if compat.is_keras3(model):
         raise ModelError(f"{call} takes tf_keras models, as TF-MOT does. Received: a Keras 3 model; use {instead}.")
-    kerases.check_model(model)
+    compat.check_model(model)
 
 
 def check_wrappable(model: Any) -> None:
@@ -179,17 +180,17 @@ def check_wrappable(model: Any) -> None:
     Raises:
         ModelError: If the model is subclassed, wrapped already, or its class replaces methods.
     """
-    if not kerases.is_symbolic(model):
+    if not compat.is_symbolic(model):
         raise ModelError(
             f"tfmot.wrap takes Sequential and functional models. Received: {type(model).__name__}, a subclassed "
             "model; use tpi.attach(model, masks), which holds masks on any model."
         )
-    if next(wrappers_of(model), None) is not None or _held_by_wrappers(model):
+    if next(find_wrappers(model), None) is not None or _held_by_wrappers(model):
         raise ModelError(
             "tfmot.wrap takes a plain model. Received: one that is wrapped, or whose layers another wrapped model "
             "holds; tpi.attach(wrapped, masks) changes masks, tfmot.strip(wrapped) takes them off."
         )
-    for one in [model, *filter(_is_container, kerases.layers_below(model))]:
+    for one in [model, *filter(_is_container, compat.walk_layers(model))]:
         lost = _lost_methods(one)
         if lost:
             raise ModelError(
@@ -198,7 +199,7 @@ def check_wrappable(model: Any) -> None:
             )
 
 
-def check_reached(model: Any, targets: Iterable[Target]) -> None:
+def check_reached(model: Any, targets: Iterable[ModelVariable]) -> None:
     """Refuse variables to mask that belong to no layer of the model.
 
     Raises:
@@ -207,7 +208,7 @@ def check_reached(model: Any, targets: Iterable[Target]) -> None:
     reached: set[int] = set()
 
     def visit(container: Any) -> None:
-        for layer in kerases.sublayers(container):
+        for layer in compat.get_sublayers(container):
             if _is_container(layer):
                 visit(layer)
             else:
@@ -218,36 +219,36 @@ def check_reached(model: Any, targets: Iterable[Target]) -> None:
     if beyond:
         raise ModelError(
             f"No layer of model {model.name!r} holds {', '.join(beyond)}, so no wrapper can. Use tpi.attach(model, "
-            "masks), or leave them alone with filters=[...]."
+            "masks), or leave them alone with exclude=[...]."
         )
 
 
-def _plain_paths(model: Any) -> list[Target]:
+def _plain_paths(model: Any) -> list[ModelVariable]:
     """Every variable of a model under the path it has without wrappers."""
-    wrappers = [one for one in wrappers_of(model) if not isinstance(one, PruneAtInit)]
+    wrappers = [one for one in find_wrappers(model) if not isinstance(one, PruneAtInit)]
     try:
         for one in wrappers:
             vars(one)["carries_masks"] = True
-        return all_variables(model)
+        return list_variables(model)
     finally:
         for one in wrappers:
             del vars(one)["carries_masks"]
 
 
 def _held_by_wrappers(model: Any) -> bool:
-    return any(isinstance(target.variable.constraint, VariableMask) for target in all_variables(model))
+    return any(isinstance(target.variable.constraint, VariableMask) for target in list_variables(model))
 
 
 def _is_container(layer: Any) -> bool:
     """Whether a layer is a model whose own layers are wrapped one by one; other models are wrapped as one layer."""
-    return kerases.is_model(layer) and kerases.is_symbolic(layer)
+    return compat.is_model(layer) and compat.is_symbolic(layer)
 
 
 def _lost_methods(model: Any) -> list[str]:
     """Methods of the model's class, in place of those of tf_keras, that the model rebuilt by tf_keras would lack."""
-    if not isinstance(model, tf_keras.Sequential) and has_functional_like_constructor(type(model)):
+    if not isinstance(model, tf_keras.Sequential) and is_saved_by_layers(type(model)):
         return []
-    return kerases.replaced_methods(model)
+    return compat.find_overridden_methods(model)
 
 
 def _rebuilt(model: Any, masked: dict[int, np.ndarray], done: dict[int, Any]) -> Any:
@@ -255,7 +256,7 @@ def _rebuilt(model: Any, masked: dict[int, np.ndarray], done: dict[int, Any]) ->
 
     def placed(layer: Any) -> Any:
         if id(layer) not in done:
-            inside = {t.path: masked[id(t.variable)] for t in all_variables(layer) if id(t.variable) in masked}
+            inside = {t.path: masked[id(t.variable)] for t in list_variables(layer) if id(t.variable) in masked}
             if not inside:
                 done[id(layer)] = layer
             elif _is_container(layer):

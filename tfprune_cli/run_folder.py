@@ -1,0 +1,113 @@
+"""The folder of a run that `tfprune prune` wrote: what it holds, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfprune_cli.saved_models import MODEL_FILE
+from tfprune_init.errors import OptionError
+from tfprune_init.experiments.storage import MASKS_FILE, PRUNED, REPORT_FILE, RUN_FILE, read_json, read_run_file
+from tfprune_init.files import atomic_folder, atomic_write, write_json
+from tfprune_init.masks import Masks
+
+UNTRAINED_FILE = "untrained.keras"
+INITIAL_FILE = "initial.npz"
+HISTORY_FILE = "history.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run that is there.
+
+    Attributes:
+        folder: Where.
+        about: What `run.json` says: command, model, data, masks_in_model, versions.
+    """
+
+    folder: Path
+    about: dict[str, Any]
+
+    @property
+    def masks(self) -> Masks:
+        """What is kept."""
+        return Masks.load(self.folder / MASKS_FILE)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What `PruningReport.to_dict` gave."""
+        return read_json(self.folder / REPORT_FILE)
+
+    @property
+    def history(self) -> dict[str, list[dict[str, Any]]]:
+        """The settings of each training under "trainings", what each epoch measured under "epochs"."""
+        path = self.folder / HISTORY_FILE
+        return read_json(path) if path.exists() else {"trainings": [], "epochs": []}
+
+    def save_trained(self, model: Any, history: dict[str, list[dict[str, Any]]]) -> None:
+        """Put a trained model in place of the one that is there; the untrained one is kept beside it."""
+        untrained = self.folder / UNTRAINED_FILE
+        if not untrained.exists():
+            with atomic_write(untrained) as part:
+                shutil.copyfile(self.folder / MODEL_FILE, part)
+        with atomic_write(self.folder / MODEL_FILE) as part:
+            model.save(part)
+        write_json(self.folder / HISTORY_FILE, history, allow_nan=False)
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is that of a run, of `tfprune prune` or of a comparison."""
+    return (folder / RUN_FILE).is_file()
+
+
+def open_run(folder: str | os.PathLike[str]) -> RunFolder:
+    """Open the run in a folder.
+
+    Raises:
+        OptionError: If there is none that `tfprune prune` wrote.
+    """
+    path = Path(folder).expanduser()
+    if not is_run(path):
+        raise OptionError(f"There is no run: give a folder that `tfprune prune` wrote. Received: {str(folder)!r}")
+    about = read_run_file(path)
+    if about["kind"] != PRUNED:
+        raise OptionError(
+            f"The run is one of `tfprune compare`, without a model to go on with: give a folder that `tfprune prune` "
+            f"wrote. Received: {str(folder)!r}"
+        )
+    return RunFolder(path, about)
+
+
+@contextmanager
+def new_run(output: str, *, overwrite: bool) -> Iterator[Path]:
+    """Yield a folder to write a run into, which takes the name `output` at the end, if all went well.
+
+    Raises:
+        OptionError: If there is something of that name: a file, or a folder with something in it. With `overwrite`,
+            a run is replaced.
+    """
+    folder = Path(output).expanduser().resolve()
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"The output must be a folder, and there is a file of that name. Received: {output!r}.")
+    there = folder.exists() and any(folder.iterdir())
+    if there and not is_run(folder):
+        raise OptionError(f"{output!r} holds other things than a run. Give a new folder with -o.")
+    if there and not overwrite:
+        raise OptionError(f"There is a run in {output!r}. Give a new folder with -o, or replace it with --overwrite.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(folder, replace=there) as part:
+        yield part
+
+
+def write_initial(folder: Path, weights: Mapping[str, np.ndarray]) -> None:
+    """Write initial.npz: floats of types that NumPy does not know, such as bfloat16, as float32."""
+    known = (np.float16, np.float32, np.float64)
+    arrays = {path: w if w.dtype in known else w.astype(np.float32) for path, w in weights.items()}
+    np.savez(folder / INITIAL_FILE, **arrays)  # type: ignore[arg-type]

@@ -1,0 +1,307 @@
+"""All differences between Keras 3 and tf_keras that this package meets, in one place.
+
+Other packages speak of models, layers and variables without asking which Keras they belong to.
+tf_keras is never imported here: a model of it can only exist once its user has imported it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune_init.backend.contracts import require
+from tfprune_init.errors import ModelError
+
+# Attributes that calls, fit and attached masks change, and on which no output of a layer depends.
+_CHANGED_BY_TRAINING = re.compile(
+    "compile|fit|get_config|history|stop_(training|evaluating|predicting)|(train|train_tf|test|predict)_function"
+    "|_called|_eval_epoch_iterator|_(recurrent_)?dropout_mask|_self_unconditional_.*|.*_constraint|_tfprune_.*"
+)
+
+
+def is_keras3(obj: Any) -> bool:
+    """Whether `obj` is a layer or model of Keras 3."""
+    return isinstance(obj, keras.layers.Layer)
+
+
+def get_keras(model: Any) -> Any:
+    """The Keras package a model belongs to."""
+    return keras if is_keras3(model) else _tf_keras()
+
+
+def _tf_keras() -> Any:
+    return sys.modules.get("tf_keras")
+
+
+def is_model(obj: Any) -> bool:
+    """Whether `obj` is a model of either Keras."""
+    legacy = _tf_keras()
+    return isinstance(obj, keras.Model) or (legacy is not None and isinstance(obj, legacy.Model))
+
+
+def get_loss_settings(obj: Any) -> dict[str, Any] | None:
+    """All that tells losses of Keras's own classes apart; None for anything else."""
+    package, *modules = type(obj).__module__.split(".")
+    if package not in ("keras", "tf_keras") or "losses" not in modules or not is_function_loss(obj):
+        return None
+    require(f"{package} LossFunctionWrapper.fn")
+    names = ("fn", "_fn_kwargs", "reduction", "_dtype")
+    return {name: getattr(obj, name, None) for name in names}
+
+
+def is_function_loss(obj: Any) -> bool:
+    """Whether `obj` is a loss of either Keras that calls a function with fixed keyword arguments, `_fn_kwargs`."""
+    if "LossFunctionWrapper" not in get_class_names(obj):
+        return False
+    require(f"{'keras' if isinstance(obj, keras.losses.Loss) else 'tf_keras'} LossFunctionWrapper._fn_kwargs")
+    return True
+
+
+def is_named_policy(obj: Any) -> bool:
+    """Whether `obj` is a dtype policy of either Keras that is all told by its name."""
+    legacy = _tf_keras()
+    return type(obj) is keras.DTypePolicy or (legacy is not None and type(obj) is legacy.mixed_precision.Policy)
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is not a built Keras model on the TensorFlow backend.
+
+    Raises:
+        ModelError: If `model` is no model, is not built, or runs on another Keras backend.
+    """
+    if not is_model(model):
+        raise ModelError(
+            "A keras.Model (Keras 3) or tf_keras.Model is needed. "
+            f"Received: {type(model).__module__}.{type(model).__qualname__}."
+        )
+    if is_keras3(model) and keras.backend.backend() != "tensorflow":
+        raise ModelError(
+            "Keras must run on the TensorFlow backend: set KERAS_BACKEND=tensorflow before the first "
+            f"import of keras. Received: backend {keras.backend.backend()!r}."
+        )
+    if not model.built or not model.variables:
+        raise ModelError(
+            f"Model {model.name!r} is not built, so it has no weights to score. Call it once on a batch, "
+            "call model.build(input_shape), or start it with an Input. Received: an unbuilt model."
+        )
+
+
+def get_class_names(layer: Any) -> frozenset[str]:
+    """Names of the layer's own class and of all its bases that Keras or tf_keras defines."""
+    return frozenset(
+        base.__name__ for base in type(layer).__mro__ if base.__module__.split(".")[0] in ("keras", "tf_keras")
+    )
+
+
+def get_sublayers(layer: Any) -> list[Any]:
+    """Layers that `layer` holds directly, in the order they were tracked."""
+    require(f"{get_package_name(layer)} Layer._flatten_layers")
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def walk_layers(layer: Any) -> Iterator[Any]:
+    """Every layer inside `layer`, depth first, each once."""
+    seen: set[int] = set()
+    stack = get_sublayers(layer)[::-1]
+    while stack:
+        child = stack.pop()
+        if id(child) not in seen:
+            seen.add(id(child))
+            yield child
+            stack.extend(get_sublayers(child)[::-1])
+
+
+def walk_layer_attributes(model: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The model and every layer in it, each with those of its attributes that may decide what it computes."""
+    for layer in [model, *walk_layers(model)]:
+        own = sorted(vars(layer).items())
+        yield layer, {name: value for name, value in own if not _CHANGED_BY_TRAINING.fullmatch(name)}
+
+
+def get_own_variables(layer: Any) -> list[Any]:
+    """Variables created by `layer` itself, not by a layer inside it."""
+    inner = {id(v) for child in get_sublayers(layer) for v in child.variables}
+    return [v for v in layer.variables if id(v) not in inner]
+
+
+def get_variable_name(layer: Any, variable: Any) -> str:
+    """Last part of the variable's path, the same under both Keras versions."""
+    name = variable.name.split("/")[-1].split(":")[0]
+    # tf_keras calls the one kernel of DepthwiseConv `depthwise_kernel`; SeparableConv has two.
+    if name == "depthwise_kernel" and "SeparableConv" not in "".join(get_class_names(layer)):
+        return "kernel"
+    return name
+
+
+def get_tf_variable(variable: Any) -> tf.Variable:
+    """The tf.Variable that holds a Keras variable's value."""
+    if isinstance(variable, keras.Variable):
+        return variable.value
+    # tf_keras hides the variables of layers with mixed precision behind one that casts when it is read.
+    casts = any(base.__name__ == "AutoCastVariable" for base in type(variable).__mro__)
+    if casts:
+        require("tf_keras AutoCastVariable._variable")
+        return variable._variable
+    return variable
+
+
+def set_constraint(variable: Any, constraint: Any) -> None:
+    """Put a constraint on a variable, after it was built."""
+    if isinstance(variable, keras.Variable):
+        variable.constraint = constraint
+        return
+    require("tensorflow BaseResourceVariable._constraint")
+    for replica in get_replica_variables(variable):
+        replica._constraint = constraint
+
+
+def get_replica_variables(variable: Any) -> list[tf.Variable]:
+    """The tf.Variables that hold a variable's value: itself, and its copy on each replica."""
+    holder = get_tf_variable(variable)
+    copies = get_local_copies(holder)
+    return [holder, *(copy for copy in copies if copy is not holder)]
+
+
+def get_local_copies(holder: tf.Variable) -> list[tf.Variable]:
+    """The copies of a tf.Variable on the replicas of this process; itself where it has none."""
+    return list(holder.values) if isinstance(holder, tf.distribute.DistributedValues) else [holder]
+
+
+def find_mutable_variables(model: Any) -> list[tf.Variable]:
+    """Variables that a forward pass in training mode may move: statistics, seeds, metrics, recurrent states."""
+    moved = [v for v in model.variables if not getattr(v, "trainable", False)]
+    moved += list(model.non_trainable_variables)
+    # A model does not count the states of its stateful layers among its variables.
+    stateful = [layer for layer in walk_layers(model) if getattr(layer, "stateful", False) is True]
+    moved += [s for s in tf.nest.flatten([getattr(layer, "states", []) for layer in stateful]) if hasattr(s, "assign")]
+    for metric in model.metrics if getattr(model, "compiled", False) or is_keras3(model) else []:
+        moved += list(metric.variables)
+    unique = {id(get_tf_variable(v)): get_tf_variable(v) for v in moved}
+    return list(unique.values())
+
+
+def find_seed_states(model: Any) -> list[tf.Variable]:
+    """States of the model's own random number generators (Keras 3 keeps them as variables)."""
+    return [
+        get_tf_variable(v)
+        for v in model.non_trainable_variables
+        if get_variable_name(model, v) == "seed_generator_state"
+    ]
+
+
+def call_model(model: Any, x: Any, training: bool) -> Any:
+    """Forward pass, with `training` only where the model takes it."""
+    if "training" in inspect.signature(model.call).parameters or is_symbolic(model):
+        return model(x, training=training)
+    return model(x)
+
+
+def is_symbolic(model: Any) -> bool:
+    """Whether the model is a graph of layers (Sequential or functional), with symbolic inputs."""
+    return getattr(model, "inputs", None) is not None and bool(get_class_names(model) & {"Functional", "Sequential"})
+
+
+def make_example_input(model: Any, rng: np.random.Generator) -> Any:
+    """Two made-up examples for a symbolic model: uniform floats in 0..1, integers 0 and 1."""
+
+    def one(symbol: Any) -> tf.Tensor:
+        shape = (2, *(8 if size is None else size for size in symbol.shape[1:]))
+        dtype = tf.as_dtype(symbol.dtype)
+        values = rng.uniform(size=shape) if dtype.is_floating else rng.integers(0, 2, shape)
+        return tf.constant(values, dtype)
+
+    return tf.nest.map_structure(one, model.inputs[0] if len(model.inputs) == 1 else model.input)
+
+
+def to_differentiable_input(model: Any, x: Any) -> Any:
+    """The batch with integers as floats where the model itself would make them floats."""
+    if not is_symbolic(model):
+        return x
+    symbols = list(model.inputs)
+    leaves = tf.nest.flatten(x)
+    if len(symbols) != len(leaves):
+        return x
+    floats = [
+        tf.cast(leaf, symbol.dtype) if tf.as_dtype(symbol.dtype).is_floating else leaf
+        for leaf, symbol in zip(leaves, symbols, strict=True)
+    ]
+    return tf.nest.pack_sequence_as(x, floats)
+
+
+def find_embedding_tables(model: Any) -> list[tf.Variable]:
+    """Tables of the model's Embedding layers, which is where a signal enters that integers carry."""
+    return [
+        get_tf_variable(variable)
+        for layer in walk_layers(model)
+        if "Embedding" in get_class_names(layer)
+        for variable in get_own_variables(layer)
+        if get_tf_variable(variable).dtype.is_floating
+    ]
+
+
+def get_output_names(model: Any, count: int) -> list[str]:
+    """A name for each of the model's outputs."""
+    names = getattr(model, "output_names", None)
+    return list(names) if names and len(names) == count else [f"output_{i}" for i in range(count)]
+
+
+def uses_float16(model: Any) -> bool:
+    """Whether some layer computes in float16, whose gradients underflow without loss scaling."""
+    return any(getattr(layer, "compute_dtype", None) == "float16" for layer in [model, *walk_layers(model)])
+
+
+def seed_graph(seed: int) -> None:
+    """Give the ops of the function being traced a fixed seed: tf_keras draws Dropout masks from it."""
+    if not tf.executing_eagerly():
+        require("tensorflow Graph.seed")
+        tf.compat.v1.get_default_graph().seed = seed
+
+
+def is_compiled(model: Any) -> bool:
+    """Whether the model has an optimizer, and with it a loss."""
+    return getattr(model, "optimizer", None) is not None
+
+
+def set_random_seed(seed: int) -> None:
+    """Seed everything that both Keras versions, NumPy, TensorFlow and Python draw from."""
+    legacy = _tf_keras()
+    if legacy is not None:
+        legacy.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(seed)
+
+
+def reset_train_function(model: Any) -> None:
+    """Make the next fit build its training step anew, so that what was attached since takes part."""
+    model.train_function = None
+    if not is_keras3(model):
+        model.train_tf_function = None
+
+
+def copy_batch_input_shape(source: Any, target: Any) -> None:
+    """Give a tf_keras layer the input shape by which a Sequential model knows another one, where that has one."""
+    require("tf_keras Layer._batch_input_shape")
+    if hasattr(source, "_batch_input_shape"):
+        target._batch_input_shape = source._batch_input_shape
+
+
+def get_package_name(model: Any) -> str:
+    """Which Keras the model belongs to: "keras" or "tf_keras"."""
+    return "keras" if is_keras3(model) else "tf_keras"
+
+
+def get_keras_version(model: Any) -> str:
+    """Version of that Keras."""
+    return str(get_keras(model).__version__)
+
+
+def find_overridden_methods(model: Any) -> list[str]:
+    """Methods of Keras that decide what a model computes and how it trains, replaced by the model's class."""
+    names = ("call", "train_step", "test_step", "predict_step", "compute_loss")
+    return [name for name in names if getattr(type(model), name).__module__.split(".")[0] != get_package_name(model)]

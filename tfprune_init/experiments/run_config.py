@@ -1,0 +1,143 @@
+"""The configuration of a run: one method at one sparsity and seed, with the hash that names its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tfprune_init.errors import OptionError
+from tfprune_init.methods import resolve_method
+
+DENSE = "dense"
+"""The method of the baseline: nothing is pruned."""
+
+# What a comparison gives each run itself.
+_OURS = ("sparsity", "seed", "loss", "verbose")
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method with its options, under one name.
+
+    Attributes:
+        method: One of `tpi.list_methods()`, or "dense".
+        options: Options of `prune_at_init`.
+        label: Its name in tables and plots.
+        seeded: Whether the method draws random numbers, so that it takes a seed.
+    """
+
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
+    seeded: bool = False
+
+    @classmethod
+    def of(cls, given: str | Mapping[str, Any] | MethodSpec, data: Any) -> MethodSpec:
+        """Make a method from its name, or from a mapping of "method", options and, if given, "label".
+
+        Raises:
+            OptionError: If the method or an option is unknown, or an option has no effect on it.
+        """
+        if isinstance(given, MethodSpec):
+            return given
+        if isinstance(given, str):
+            given = {"method": given}
+        if not isinstance(given, Mapping) or not isinstance(given.get("method"), str):
+            raise OptionError(
+                'A method must be a name, such as "force", or a mapping such as {"method": "force", "steps": 10}. '
+                f"Received: {given!r}."
+            )
+        options = {key: value for key, value in given.items() if key not in ("method", "label")}
+        ours = [key for key in _OURS if key in options]
+        if ours:
+            raise OptionError(f"The comparison sets {', '.join(ours)} itself. Received: {dict(given)!r}.")
+        method = given["method"]
+        seeded = False
+        if method != DENSE:
+            resolved = resolve_method(
+                method, data, {k: v for k, v in options.items() if k not in ("exclude", "prune_bias")}
+            )
+            seeded = resolved.shuffle or "seed" in resolved.method.options
+        elif options:
+            raise OptionError(f"The dense baseline takes no options. Received: {options!r}.")
+        shown = " ".join([method, *(f"{key}={value}" for key, value in options.items())])
+        return cls(method, options, given.get("label") or shown, seeded)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides the result of a run.
+
+    Attributes:
+        spec: The method.
+        sparsity: Share of the prunable weights to remove; 0.0 for the dense baseline.
+        seed: Seed of initial weights, order of examples and method.
+        epochs: Passes over the training data.
+        model: Fingerprint of the untrained, compiled model at this seed.
+        data: Fingerprint of the data.
+        versions: Versions of what it runs on.
+    """
+
+    spec: MethodSpec
+    sparsity: float
+    seed: int
+    epochs: int
+    model: str
+    data: str
+    versions: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert all but the label, which decides nothing, to types that JSON knows."""
+        return {
+            "method": self.spec.method,
+            "options": to_plain_values(self.spec.options),
+            "sparsity": self.sparsity,
+            "seed": self.seed,
+            "epochs": self.epochs,
+            "model": self.model,
+            "data": self.data,
+            "versions": self.versions,
+        }
+
+    @property
+    def id(self) -> str:
+        """Name of the run's folder: the first 16 hexadecimal digits of a SHA-256 of the configuration."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def to_plain_values(value: Any) -> Any:
+    """Convert options to types that JSON knows; functions to their qualified names."""
+    if isinstance(value, Mapping):
+        return {str(key): to_plain_values(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain_values(entry) for entry in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
+
+
+def parse_methods(methods: Iterable[Any], data: Any, dense: bool) -> list[MethodSpec]:
+    """List the methods of a comparison, the dense baseline first.
+
+    Raises:
+        OptionError: If one is malformed, or two have one label.
+    """
+    if isinstance(methods, (str, Mapping)):
+        raise OptionError(f'methods must be a list, such as ["snip", "force"]. Received: {methods!r}.')
+    found = [MethodSpec.of(given, data) for given in methods]
+    if not found:
+        raise OptionError("methods is empty. Give at least one, such as methods=['force'].")
+    if dense and not any(one.method == DENSE for one in found):
+        found.insert(0, MethodSpec(DENSE, label=DENSE))
+    labels = [one.label for one in found]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise OptionError(f"Two methods have one label: {', '.join(twice)}. Give each its own with label=.")
+    return found

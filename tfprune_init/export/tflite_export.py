@@ -1,0 +1,239 @@
+"""Export a model to TFLite: convert, leave out zeros, verify, and only then write the file."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tfprune_init.checks import suggest
+from tfprune_init.errors import ModelError, OptionError
+from tfprune_init.export.conversion import QUANTIZE, convert
+from tfprune_init.export.edge_report import TARGETS, EdgeReport
+from tfprune_init.export.encoding_choice import check_sparse, select_file
+from tfprune_init.export.inference import InferenceFunction
+from tfprune_init.export.inputs import collect, find_signature, stack
+from tfprune_init.export.latency import measure_latencies
+from tfprune_init.export.report_builder import build_edge_report
+from tfprune_init.export.subprocess_runner import Runner, run_script
+from tfprune_init.export.verification import verify as verify_file
+from tfprune_init.files import atomic_write
+
+VERIFY_EXAMPLES = 64
+"""Examples the file is compared on: enough to exercise every unit, few enough to take seconds."""
+
+CALIBRATION_EXAMPLES = 256
+"""Examples whose ranges set the integer scales; TensorFlow's guide asks for a few hundred."""
+
+
+def export_tflite(
+    model: Any,
+    path: str | os.PathLike[str],
+    *,
+    quantize: str | None = None,
+    sparse: bool | str = "auto",
+    representative_data: Any = None,
+    verify: Any = None,
+    target: str = "cpu",
+    measure: bool = True,
+) -> EdgeReport:
+    """Write a model as a TFLite file that is verified to compute what the model computes.
+
+    The stripped, plain model is converted, run in a subprocess by every installed TFLite interpreter, and compared with
+    the Keras model. The file appears at `path`, whole, only if they agree. The model is left as it was. The file takes
+    any batch size where model and converter allow it. Otherwise it takes the model's own, or for recurrent layers one
+    example a run. A model in mixed precision is exported, and compared, in float32.
+
+    Args:
+        model: A built Keras model, with or without masks on it.
+        path: File to write, usually `.tflite`; its folder must exist. A file already there is replaced.
+        quantize: None keeps float32 weights; "float16" stores them in half the bytes; "dynamic" stores the
+            large ones as int8 and quantizes activations as it runs; "int8" computes in integers throughout,
+            with float inputs and outputs.
+        sparse: Whether to leave zeros out of the file. "auto" does so if the file gets smaller, agrees with the
+            model, and takes at most 1.1 times as long to run (the last only with `measure`); else the report says
+            in `fallback` why not. True does so or raises, however long it takes to run. False stores every zero.
+        representative_data: Typical inputs, needed for "int8" and for nothing else: a batched tf.data.Dataset
+            of x or (x, y), or arrays. The first 256 examples are used.
+        verify: Inputs to compare on, real ones by preference: a batched tf.data.Dataset of x, (x, y) or
+            (x, y, sample_weight); an array, or a dict or list of arrays, one an input; or a tuple (x, y). The
+            first 64 examples are used. By default `representative_data`, else synthetic inputs uniform in
+            0..1 (the report says so).
+        target: "cpu", or "arm", which adds to the report which 1x1 convolutions XNNPACK runs sparse there, and
+            marks times taken on another machine as such. The file is the same.
+        measure: Also make the dense int8 file to compare with, and load and time the files on this machine, side
+            by side: some seconds.
+
+    Returns:
+        The report: bytes, times and memory beside those of the dense model, tensors, differences, interpreters.
+
+    Raises:
+        OptionError: If an option is unknown or has no effect, or `path` can't be written.
+        ModelError: If it is not a Keras model, not built, or inside TF-MOT wrappers.
+        DataError: If the data is empty, unbatched, doesn't fit the model, or holds NaN or Inf.
+        ExportError: If the converter refuses the model, or the file fails or disagrees with it; nothing is
+            written.
+
+    Example:
+        >>> import keras
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> export_tflite(model, "dense.tflite").relative_difference < 1e-4  # doctest: +SKIP
+        True
+    """
+    return export_with(
+        run_script,
+        model,
+        path,
+        quantize=quantize,
+        sparse=sparse,
+        representative_data=representative_data,
+        verify=verify,
+        target=target,
+        measure=measure,
+    )
+
+
+def export_with(
+    run: Runner,
+    model: Any,
+    path: str | os.PathLike[str],
+    *,
+    quantize: str | None,
+    sparse: bool | str,
+    representative_data: Any,
+    verify: Any,
+    target: str,
+    measure: bool,
+) -> EdgeReport:
+    """Export like `export_tflite`, with another function to run the scripts.
+
+    Args:
+        run: Function that runs the scripts of converter, interpreters and timing.
+        model: As for `export_tflite`, like all that follow.
+        path: File to write.
+        quantize: Type in which to store weights.
+        sparse: Whether to leave out zeros.
+        representative_data: Typical inputs.
+        verify: Inputs to compare on.
+        target: Device the file is for.
+        measure: Whether to load and time the files.
+
+    Raises:
+        OptionError: As `export_tflite`.
+        ModelError: As `export_tflite`.
+        DataError: As `export_tflite`.
+        ExportError: As `export_tflite`.
+    """
+    started = time.perf_counter()
+    destination = _check_path(path)
+    _check_quantize(quantize, representative_data)
+    check_sparse(sparse)
+    _check_target(target)
+
+    from tfprune_init.backend.compat import check_model
+    from tfprune_init.masking.wrapper import to_plain_model
+
+    check_model(model)
+    _check_unwrapped(model)
+
+    calibration_batches = None
+    if representative_data is not None:
+        calibration_batches = collect(representative_data, CALIBRATION_EXAMPLES, "representative_data")
+    verify_batches = None if verify is None else collect(verify, VERIFY_EXAMPLES, "verify")
+    known = verify_batches or calibration_batches
+    stripped = to_plain_model(model)
+    signature = find_signature(stripped, known[0] if known else None)
+    calibration = None
+    if calibration_batches is not None:
+        calibration = stack(signature, calibration_batches, "representative_data")
+    if verify_batches is not None:
+        examples = stack(signature, verify_batches, "verify")
+    elif calibration is not None:
+        examples = [array[:VERIFY_EXAMPLES] for array in calibration]
+    else:
+        examples = signature.synthetic(VERIFY_EXAMPLES)
+
+    forward = InferenceFunction(stripped, signature)
+    reference = forward.reference(examples)
+    ways = [None] if quantize is None else [None, quantize]
+    extra = "int8" if measure and quantize != "int8" else None
+    converted = convert(forward, ways, calibration or examples, extra, run)
+    inputs = dict(zip((spec.name for spec in signature.inputs), examples, strict=True))
+
+    selected = select_file(
+        converted.files[quantize],
+        quantize,
+        sparse,
+        check=lambda file: verify_file(file, inputs, reference, quantize, run=run),
+        time=partial(measure_latencies, inputs=inputs, run=run) if measure else None,
+    )
+    report = build_edge_report(
+        destination,
+        selected,
+        converted,
+        inputs,
+        quantize=quantize,
+        target=target,
+        calibrated_on=_describe_calibration(len((calibration or examples)[0]), calibration is not None, known is None),
+        synthetic=known is None,
+        measure=measure,
+        run=run,
+    )
+    with atomic_write(destination) as part:
+        part.write_bytes(selected.file)
+    return replace(report, seconds=time.perf_counter() - started)
+
+
+def _describe_calibration(examples: int, representative: bool, synthetic: bool) -> str:
+    if representative:
+        return f"{examples} examples of `representative_data`"
+    return (
+        f"{examples} {'synthetic examples, because no real ones were given' if synthetic else 'examples of `verify`'}"
+    )
+
+
+def _check_path(path: str | os.PathLike[str]) -> Path:
+    target = Path(path)
+    if target.is_dir():
+        raise OptionError(f"`path` is a folder; name a file in it, such as {target / 'model.tflite'}.")
+    if not target.parent.is_dir():
+        raise OptionError(f"The folder of `path` doesn't exist; create it first. Received: {target}")
+    return target
+
+
+def _check_quantize(quantize: str | None, representative_data: Any) -> None:
+    if quantize is not None and quantize not in QUANTIZE:
+        raise OptionError(
+            f"`quantize` must be None (float32) or one of {', '.join(map(repr, QUANTIZE))}. Received: {quantize!r}. "
+            f"{suggest(quantize, QUANTIZE)}"
+        )
+    if quantize == "int8" and representative_data is None:
+        raise OptionError(
+            "quantize='int8' measures the range of every activation on typical inputs: pass some hundred examples as "
+            "`representative_data`, a batched tf.data.Dataset or arrays. Received: None"
+        )
+    if quantize != "int8" and representative_data is not None:
+        raise OptionError(
+            f"`representative_data` has no effect with quantize={quantize!r}; pass it as `verify` to compare "
+            "on it, or set quantize='int8'."
+        )
+
+
+def _check_target(target: str) -> None:
+    if target not in TARGETS:
+        raise OptionError(f"`target` must be one of {', '.join(map(repr, TARGETS))}. Received: {target!r}")
+
+
+def _check_unwrapped(model: Any) -> None:
+    """Refuse models in TF-MOT wrappers, ours or its own: their masks and counters would go into the file."""
+    from tfprune_init.backend.compat import walk_layers
+
+    for layer in walk_layers(model):
+        if any(base.__name__ == "PruneLowMagnitude" for base in type(layer).__mro__):
+            raise ModelError(
+                f"Model {model.name!r} is in the wrappers of TF-MOT: export tfprune_init.tfmot.strip(model). "
+                f"Received: layer {layer.name!r}, a {type(layer).__name__}."
+            )

@@ -1,0 +1,238 @@
+"""Masks that stay true while a model trains: attach them to its variables, and take them off again."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+
+from tfprune_init.backend import compat
+from tfprune_init.backend.fit_support import unsupported_fit_reason
+from tfprune_init.backend.instance_methods import get_replacement, replace_method, restore_method
+from tfprune_init.errors import EnforcementError
+from tfprune_init.graph.variables import ModelVariable, list_variables
+from tfprune_init.masking.constraint import MaskConstraint, get_constraint
+from tfprune_init.masking.gradient_masking import intercept_optimizer, restore_optimizer
+from tfprune_init.masks import Masks
+
+# Attribute through which a Keras 3 layer saves the constraint of its variable.
+_CONFIG_ATTRIBUTES = {
+    "kernel": ("kernel_constraint", "depthwise_constraint"),
+    "bias": ("bias_constraint",),
+    "depthwise_kernel": ("depthwise_constraint",),
+    "pointwise_kernel": ("pointwise_constraint",),
+    "recurrent_kernel": ("recurrent_constraint",),
+}
+
+
+def attach(model: Any, masks: Masks | None = None) -> None:
+    """Set pruned weights to zero and hold them there, whatever trains the model from now on.
+
+    Each masked variable gets a constraint that every Keras optimizer applies after every step, and its
+    `assign` is guarded, so averaged (EMA), restored and loaded weights come back with zeros too. Optimizers
+    that share statistics between weights (clipnorm, global_clipnorm, LAMB, Muon) get masked gradients. The
+    constraints are saved with the layers in a .keras file; where a layer cannot save them (inside attention,
+    in subclassed models, tf_keras), saving the whole model is refused: save weights, or use `wrap`.
+
+    Training functions of your own that were traced before this call do not know the masks: trace them anew.
+    `strip` refuses a model whose pruned weights came back. Adafactor divides 0 by 0 where a row and a column of a
+    kernel get no gradient, as beside units that pruning disconnected: give it epsilon_1=1e-16.
+
+    Args:
+        model: A built model, Keras 3 or tf_keras, compiled or not.
+        masks: What to keep. Variables they do not name keep the masks they carry already. None takes the masks
+            the model carries, as after loading a .keras file, where it renews what a file cannot hold: the
+            hold on the optimizer's shared statistics.
+
+    Raises:
+        MaskMismatchError: If the masks were made for another model; nothing is changed then.
+        EnforcementError: If `masks` is None and the model carries none.
+
+    Example:
+        >>> import keras, tfprune_init as tpi
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        >>> tpi.attach(model, tpi.find_masks(model, None, sparsity=0.75, method="random"))
+        >>> int((model.layers[0].kernel.numpy() != 0).sum())
+        8
+    """
+    compat.check_model(model)
+    if masks is None:
+        masks = get_attached_masks(model)
+        if masks is None:
+            raise EnforcementError(f"Model {model.name!r} carries no masks; pass them. Received: masks=None.")
+    variables = masks.check(model)
+    for path, target in variables.items():
+        held = get_constraint(target.variable)
+        if held is not None and (np.array_equal(held.mask, masks[path]) or held.set_mask(masks[path])):
+            held.guard(target.variable)
+        else:
+            _release(target)
+            _hold(model, target, MaskConstraint(masks[path], then=target.variable.constraint))
+        target.tensor.assign(target.tensor)
+    install_hooks(model)
+
+
+def get_attached_masks(model: Any) -> Masks | None:
+    """The masks a model carries, or None."""
+    held = {t.path: get_constraint(t.variable) for t in list_variables(model)}
+    masks = {path: constraint.mask for path, constraint in held.items() if constraint is not None}
+    return Masks(masks) if masks else None
+
+
+def check_zeros(model: Any) -> None:
+    """Refuse a model whose pruned weights came back.
+
+    Raises:
+        EnforcementError: If a pruned weight is not exactly 0.0; names the variables and counts.
+    """
+    leaks = []
+    for target in list_variables(model):
+        constraint = get_constraint(target.variable)
+        if constraint is not None:
+            count = int(np.count_nonzero(np.asarray(target.tensor)[~constraint.mask]))
+            leaks += [f"{count} of {target.path}"] if count else []
+    if leaks:
+        raise EnforcementError(
+            f"Pruned weights came back: {', '.join(leaks)}. Something wrote to them past the optimizer and past "
+            "assign: a training function traced before attach, assign_add or the like on the tf.Variable, or a "
+            "TensorFlow checkpoint of a tf_keras model with mixed precision. Call tpi.attach(model, masks) again, "
+            "trace the training function anew, and train."
+        )
+
+
+def detach(model: Any) -> None:
+    """Take the masks off a model after checking its zeros; the zeros stay.
+
+    Raises:
+        EnforcementError: If the model carries no masks, or pruned weights came back.
+    """
+    if get_attached_masks(model) is None:
+        raise EnforcementError(f"Model {model.name!r} carries no masks, so there is nothing to take off.")
+    check_zeros(model)
+    for target in list_variables(model):
+        if get_constraint(target.variable) is not None:
+            _release(target)
+    for layer in [model, *compat.walk_layers(model)]:
+        if get_replacement(layer, "get_config") is _refuse_config:
+            restore_method(layer, "get_config")
+    for name in ("compile", "fit"):
+        restore_method(model, name)
+    if getattr(model, "optimizer", None) is not None:
+        restore_optimizer(model.optimizer)
+    compat.reset_train_function(model)
+
+
+def install_hooks(model: Any) -> None:
+    """Hold the model's optimizer, this one and those compiled later, and rebuild its training function."""
+    if getattr(model, "optimizer", None) is not None:
+        intercept_optimizer(model.optimizer)
+    replace_method(model, "compile", _compile)
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        replace_method(model, "fit", _fit)
+    compat.reset_train_function(model)
+
+
+def _compile(self: Any, *args: Any, **kwargs: Any) -> None:
+    type(self).compile(self, *args, **kwargs)
+    intercept_optimizer(self.optimizer)
+
+
+def _fit(self: Any, *args: Any, **kwargs: Any) -> Any:
+    refusal = unsupported_fit_reason(self)
+    if refusal is not None:
+        raise EnforcementError(refusal)
+    return type(self).fit(self, *args, **kwargs)
+
+
+def _hold(model: Any, target: ModelVariable, constraint: MaskConstraint) -> None:
+    holder = _serialized_layer(model, target)
+    attribute = _config_attribute(target)
+    compat.set_constraint(target.variable, constraint)
+    constraint.guard(target.variable)
+    if attribute:
+        setattr(target.layer, attribute, constraint)
+    if not (attribute and _saves_constraint(holder, target.layer, attribute)):
+        replace_method(holder, "get_config", _refuse_config)
+
+
+def _release(target: ModelVariable) -> None:
+    constraint = get_constraint(target.variable)
+    if constraint is not None:
+        attribute = _config_attribute(target)
+        if attribute:
+            setattr(target.layer, attribute, constraint.then)
+        MaskConstraint.unguard(target.variable)
+        compat.set_constraint(target.variable, constraint.then)
+
+
+def _config_attribute(target: ModelVariable) -> str | None:
+    """The attribute through which the layer saves the constraint of the variable, if it has one."""
+    if not compat.is_keras3(target.layer):
+        return None
+    missing = object()
+    names = _CONFIG_ATTRIBUTES.get(target.name, ())
+    return next((n for n in names if getattr(target.layer, n, missing) is target.variable.constraint), None)
+
+
+def _chain(model: Any, target: ModelVariable) -> list[Any]:
+    """The layers from the model down to the one that owns the variable."""
+
+    def descend(layer: Any) -> list[Any] | None:
+        if layer is target.layer:
+            return [layer]
+        for child in compat.get_sublayers(layer):
+            below = descend(child)
+            if below is not None:
+                return [layer, *below]
+        return None
+
+    return descend(model) or [model]
+
+
+def _serialized_layer(model: Any, target: ModelVariable) -> Any:
+    """The outermost layer on the way to the variable that is saved as one piece, by its own config."""
+    return next(layer for layer in _chain(model, target) if not _saved_by_layers(layer))
+
+
+def _saved_by_layers(model: Any) -> bool:
+    """Whether the config of a model is the configs of its layers, not the arguments of its own constructor."""
+    kind: Any = type(model)
+    if not compat.is_symbolic(model) or kind.get_config.__module__.split(".")[0] not in ("keras", "tf_keras"):
+        return False
+    if "Sequential" in compat.get_class_names(model):
+        return True
+    spec = inspect.getfullargspec(kind.__init__)
+    functional = next(base for base in kind.__mro__ if base.__name__ == "Functional")
+    takes_any = spec.varargs is not None and spec.varkw is not None
+    return takes_any or spec.args == inspect.getfullargspec(functional.__init__).args
+
+
+def _saves_constraint(holder: Any, layer: Any, attribute: str) -> bool:
+    """Whether the config of `holder` carries the constraint that `layer` has in `attribute`."""
+    passes_on = compat.get_class_names(holder) & {
+        "LSTM",
+        "GRU",
+        "SimpleRNN",
+        "ConvLSTM1D",
+        "ConvLSTM2D",
+        "ConvLSTM3D",
+    }
+    if holder is not layer and not passes_on:
+        return False
+    if type(holder).__module__.split(".")[0] == "keras":
+        return True
+    try:
+        saved = holder.get_config().get(attribute)
+    except NotImplementedError:
+        return False
+    return isinstance(saved, dict) and saved.get("class_name") == MaskConstraint.__name__
+
+
+def _refuse_config(self: Any) -> dict[str, Any]:
+    raise EnforcementError(
+        f"Layer {self.name!r} ({type(self).__name__}) cannot save the masks attached to it, and a copy without "
+        "them would train its pruned weights back. Save weights only (model.save_weights), or use "
+        "tpi.wrap(model, masks), whose masks are saved with the model, or call tpi.strip(model) first and "
+        "tpi.attach(model, tpi.Masks.from_zeros(model)) after loading."
+    )

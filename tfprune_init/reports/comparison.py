@@ -1,0 +1,130 @@
+"""The report of a comparison of methods."""
+
+from __future__ import annotations
+
+from tfprune_init import plots
+from tfprune_init.errors import OptionError
+from tfprune_init.experiments import Results, Run
+from tfprune_init.reports.html_report import (
+    Column,
+    FigureBlock,
+    HtmlReport,
+    ReportSection,
+    TableBlock,
+    format_accuracy,
+    format_count,
+    format_percent,
+    format_seconds,
+)
+
+_METHODS = 8
+"""Largest number of methods in one figure of masks."""
+
+
+def comparison_page(results: Results, *, title: str = "Pruning at initialization, compared") -> HtmlReport:
+    """Build the report of a comparison: accuracies, destroyed networks, layers, mask overlap, every run.
+
+    Args:
+        results: Results of `compare`, or of `Results.load(folder)`.
+        title: The title of the page.
+
+    Returns:
+        The page; `page.save("report.html")` writes it.
+
+    Raises:
+        OptionError: If there are no runs.
+
+    Example:
+        >>> import tfprune_init as tpi
+        >>> page = tpi.reports.comparison_page(tpi.Results.load("runs/"))  # doctest: +SKIP
+        >>> page.save("report.html")  # doctest: +SKIP
+    """
+    if not len(results):
+        raise OptionError(f"A page needs runs. Received: {results!r}.")
+    destroyed = sum(bool(run.destroyed) for run in results)
+    facts = [
+        ("methods", str(len(results.labels))),
+        ("sparsities", ", ".join(format_percent(sparsity) for sparsity in results.sparsities)),
+        ("seeds", str(len({run.seed for run in results}))),
+        ("epochs", ", ".join(sorted({str(run.epochs) for run in results}))),
+        ("runs", str(len(results))),
+        ("destroyed networks", str(destroyed)),
+        ("guessing reaches", format_accuracy(results[0].guess)),
+    ]
+    sections = [_build_accuracy(results), *_build_masks(results), *_build_searches(results), _build_runs(results)]
+    return HtmlReport(title, facts, sections=sections)
+
+
+def _build_accuracy(results: Results) -> ReportSection:
+    columns = [
+        Column("method"),
+        Column("sparsity", format_percent, number=True),
+        Column("accuracy", format_accuracy, number=True),
+        Column("±", format_accuracy, number=True),
+        Column("runs", format_count, number=True),
+        Column("destroyed", format_count, number=True),
+    ]
+    rows = [[r.label, r.sparsity, r.mean, r.std, r.runs, r.destroyed] for r in results.summary()]
+    parts: list[str | TableBlock | FigureBlock] = []
+    if any(run.method != "dense" and run.status != "failed" for run in results):
+        caption = "Test accuracy after training; points are means over seeds, bars go from the worst to the best."
+        parts.append(FigureBlock(plots.accuracy_curve(results), caption))
+    explanation = (
+        "A network is destroyed if it is not clearly better (by 5 standard errors) than guessing the most frequent "
+        "class, or if pruning cut its outputs off from its inputs. Those count as the guess in the mean. Below: means "
+        "over seeds, and standard deviations (±)."
+    )
+    return ReportSection("Accuracy", [*parts, explanation, TableBlock(columns, rows)])
+
+
+def _build_masks(results: Results) -> list[ReportSection]:
+    """Show the masks of one seed, at the highest sparsity that most methods survive."""
+    having = {
+        sparsity: [run for run in results if run.sparsity == sparsity and run.seed == results[0].seed and run.layers]
+        for sparsity in results.sparsities
+    }
+    most = max((len(runs) for runs in having.values()), default=0)
+    if not most:
+        return []
+    sparsity = max(sparsity for sparsity, runs in having.items() if len(runs) == most)
+    runs = having[sparsity][:_METHODS]
+    masks = {run.label: results.masks(run) for run in runs}
+    where = f"at {format_percent(sparsity)}, seed {runs[0].seed}"
+    layers = FigureBlock(plots.layer_densities(masks), f"Density and number of weights kept by layer, {where}.")
+    if len(masks) == 1:
+        return [ReportSection("Layers", [layers])]
+    overlap = FigureBlock(plots.overlap(masks), f"How far the masks of two methods agree, {where}.")
+    return [ReportSection("Layers", [layers]), ReportSection("Agreement of the masks", [overlap])]
+
+
+def _build_searches(results: Results) -> list[ReportSection]:
+    """Plot the objective of iterative methods, at the highest sparsity of each."""
+    found: dict[str, Run] = {}
+    for run in sorted(results, key=lambda run: (run.sparsity, -run.seed)):
+        if any(step["objective"] is not None for step in run.steps):
+            found[run.label] = run
+    if not found:
+        return []
+    several = {f"{label}, {format_percent(run.sparsity)}": run for label, run in list(found.items())[:_METHODS]}
+    caption = "Saliency of the kept connections at each step of a search, and their number."
+    return [ReportSection("Searches", [FigureBlock(plots.objective_curve(several), caption)])]
+
+
+def _build_runs(results: Results) -> ReportSection:
+    columns = [
+        Column("method"),
+        Column("sparsity", format_percent, number=True),
+        Column("seed", format_count, number=True),
+        Column("accuracy", format_accuracy, number=True),
+        Column("pruned in", format_seconds, number=True),
+        Column("outcome"),
+    ]
+    rows = [
+        [run.label, run.sparsity, run.seed, run.accuracy, run.prune_seconds, _describe_outcome(run)] for run in results
+    ]
+    reasons = dict.fromkeys(f"Failed: {run.label}: {run.error}" for run in results if run.status == "failed")
+    return ReportSection("Every run", [TableBlock(columns, rows), *reasons])
+
+
+def _describe_outcome(run: Run) -> str:
+    return "trained, destroyed" if run.status == "trained" and run.destroyed else run.status

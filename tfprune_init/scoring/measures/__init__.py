@@ -1,0 +1,1 @@
+"""Measures of a masked network, one per file: what a criterion can ask the engine for."""
