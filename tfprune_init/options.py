@@ -125,6 +125,20 @@ OPTIONS: dict[str, Option] = {
             _check_truth,
         ),
         Option(
+            "avoid_layer_collapse",
+            "spare layers that a step would cut off, or prune as the scores say; for synflow",
+            None,
+            "search",
+            _check_truth,
+        ),
+        Option(
+            "on_collapse",
+            "what a collapsed network is: an error (raise), or a warning (warn)",
+            "raise",
+            "search",
+            choices=("raise", "warn"),
+        ),
+        Option(
             "exclude",
             "layers or variables to exclude from pruning (names or glob patterns)",
             None,

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from tfprune_cli.declaration import command, write_json_output
+from tfprune_cli.declaration import command, show_error, write_json_output
 from tfprune_cli.options import Setting, WholeNumber, data_options, json_option, loss_options, seed_option
 
 _ABOUT = """Prune a saved Keras model before it is trained, and write a run: a folder with
@@ -34,7 +34,10 @@ _EXAMPLES = """examples:
       data from load() in mine.py, an option of the method, layer head as it is
 """
 
-_NAMED = ("steps", "schedule", "granularity", "allocation", "batches", "training", "normalize", "shuffle")
+_NAMED = (
+    *("steps", "schedule", "granularity", "allocation", "batches", "training", "normalize", "shuffle"),
+    *("avoid_layer_collapse", "on_collapse"),
+)
 """Options of a method that have a flag of their own."""
 
 _NOT_SET = {*_NAMED, "loss", "seed", "exclude", "prune_bias"}
@@ -64,6 +67,16 @@ _NOT_SET = {*_NAMED, "loss", "seed", "exclude", "prune_bias"}
     "--normalize", type=click.Choice(("l2", "sum")), help="divide each variable's scores by this before they compete"
 )
 @click.option("--shuffle", is_flag=True, help="keep each layer's density and move what is kept to random places")
+@click.option(
+    "--avoid-layer-collapse/--no-avoid-layer-collapse",
+    default=None,
+    help="spare layers that a step would cut off, or prune as the scores say; for synflow",
+)
+@click.option(
+    "--on-collapse",
+    type=click.Choice(("raise", "warn")),
+    help="what a collapsed network is: an error, or a run with a warning (default: raise)",
+)
 @click.option("--prune-bias", is_flag=True, help="prune biases too")
 @click.option(
     "--exclude",
@@ -101,6 +114,8 @@ def run(
     **named: Any,
 ) -> None:
     """Prune, write the run, and print the report; if anything fails, no folder is written."""
+    import warnings
+
     from rich.console import Console
 
     from tfprune_cli.data import check_data_options, first_outputs, load_data
@@ -108,6 +123,7 @@ def run(
     from tfprune_cli.run_folder import new_run, write_initial
     from tfprune_cli.saved_models import MODEL_FILE, load_model
     from tfprune_init.api import prune_at_init
+    from tfprune_init.errors import NetworkCollapseWarning
     from tfprune_init.experiments.storage import MASKS_FILE, PRUNED, REPORT_FILE, write_run_file
     from tfprune_init.graph.variables import find_prunable_variables
     from tfprune_init.methods import find_method
@@ -126,7 +142,9 @@ def run(
         which: dict[str, Any] = {"exclude": exclude or None, "prune_bias": prune_bias}
         initial = {t.path: t.tensor.numpy() for t in find_prunable_variables(model, **which).prunable}
         train = None if loaded is None else loaded.train
-        report = prune_at_init(model, train, sparsity=sparsity, method=method, **which, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NetworkCollapseWarning)  # told below, without a line of code
+            report = prune_at_init(model, train, sparsity=sparsity, method=method, **which, **options)
         report.masks.save(folder / MASKS_FILE)
         write_initial(folder, {path: initial[path] for path in report.masks})
         report.save(folder / REPORT_FILE)
@@ -143,6 +161,8 @@ def run(
             "versions": report.versions,
         }
         write_run_file(folder, PRUNED, about)
+    if report.collapse is not None:
+        show_error(NetworkCollapseWarning(f"warning: {report.collapse}"))
     if as_json:
         write_json_output({"run": output, **report.to_dict()})
         return
