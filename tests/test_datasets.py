@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import doctest
 import logging
 import socket
 import subprocess
@@ -384,9 +383,3 @@ assert not [m for m in ("tf_keras", "tensorflow_model_optimization") if m in sys
     # TensorFlow's own C++ start-up lines are not ours to silence.
     assert "WARNING:absl" not in done.stderr
     assert "tfprune_init" not in done.stderr
-
-
-def test_examples_in_the_docstrings_run() -> None:
-    outcome = doctest.testmod(datasets)
-    assert outcome.attempted > 0
-    assert outcome.failed == 0

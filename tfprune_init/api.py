@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,11 @@ from tfprune_init.report import PruningReport, build_report
 from tfprune_init.scoring import ScoringEngine
 from tfprune_init.selection import Budget
 from tfprune_init.selection.schedules import Schedule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from tfprune_init.options import ScoreOptions, SearchOptions
 
 
 def prune_at_init(
@@ -121,7 +126,7 @@ def find_masks(
     exclude: Exclusion | Iterable[Exclusion] | None = None,
     prune_bias: bool = False,
     verbose: str | int | bool = "auto",
-    **options: Any,
+    **options: Unpack[SearchOptions],
 ) -> Masks:
     """Find masks without touching the model.
 
@@ -165,7 +170,7 @@ def score(
     exclude: Exclusion | Iterable[Exclusion] | None = None,
     prune_bias: bool = False,
     verbose: str | int | bool = "auto",
-    **options: Any,
+    **options: Unpack[ScoreOptions],
 ) -> dict[str, np.ndarray]:
     """Score every prunable connection once, without touching the model.
 
