@@ -17,6 +17,7 @@ from command import METHODS, call, scripts_in_process
 
 import tfprune_init
 from tfprune_init.methods.method import METHODS as REGISTERED
+from tfprune_init.options import make_markdown_table
 from tfprune_init.scoring.criteria.criterion_registry import CRITERIA
 
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
@@ -93,6 +94,10 @@ def test_the_page_of_methods_is_what_the_registers_say(tmp_path: Path) -> None:
     assert (ROOT / "docs" / "methods.md").read_text() == done.out
     for name in ("force", "grasp", "synflow", "exact", "snap_it", "skeletonization"):
         assert f"| `{name}` |" in done.out
+
+
+def test_the_guide_has_the_table_of_options() -> None:
+    assert make_markdown_table() in (ROOT / "docs" / "guide.md").read_text()
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,11 @@ from tfprune_init.report import PruningReport, conclude_search
 from tfprune_init.scoring import ScoringEngine
 from tfprune_init.selection import Budget
 from tfprune_init.selection.schedules import Schedule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from tfprune_init.options import ScoreOptions, SearchOptions
 
 
 def prune_at_init(
@@ -40,6 +45,7 @@ def prune_at_init(
     training: bool | None = None,
     seed: int = 0,
     jit_compile: bool = False,
+    avoid_layer_collapse: bool | None = None,
     on_collapse: str = "raise",
     verbose: str | int | bool = "auto",
     **options: Any,
@@ -76,12 +82,13 @@ def prune_at_init(
             True unless the method says otherwise.
         seed: Seed of everything random.
         jit_compile: Compile the gradient step with XLA; slower on CPUs.
+        avoid_layer_collapse: False lets "synflow" prune as its scores say, also where that cuts off a layer, as its
+            code does; it spares such layers by default.
         on_collapse: What a network is that no longer passes signals: "raise" for an error, "warn" for a warning, and
             masks and report as of any other network.
         verbose: 0 shows nothing, 1 a progress bar, "auto" a progress bar on a terminal.
         **options: Options of the method's criterion and of the granularity, such as temperature=200 for "grasp",
-            estimator= and samples= for "hessian", avoid_layer_collapse=False for "synflow", block_size=(1, 4) for
-            "block", m=4 for "n_m".
+            estimator= and samples= for "hessian", block_size=(1, 4) for "block", m=4 for "n_m".
 
     Returns:
         PruningReport; `report.masks` holds the masks.
@@ -106,7 +113,7 @@ def prune_at_init(
     resolved = resolve_method(method, data, {
         "loss": loss, "steps": steps, "schedule": schedule, "batches": batches, "granularity": granularity,
         "allocation": allocation, "normalize": normalize, "shuffle": shuffle, "training": training, "seed": seed,
-        "jit_compile": jit_compile, "on_collapse": on_collapse, **options,
+        "jit_compile": jit_compile, "avoid_layer_collapse": avoid_layer_collapse, "on_collapse": on_collapse, **options,
     })  # fmt: skip
     found = find(
         model, data, resolved, sparsity=sparsity, budget=budget, exclude=exclude, prune_bias=prune_bias, verbose=verbose
@@ -126,7 +133,7 @@ def find_masks(
     exclude: Exclusion | Iterable[Exclusion] | None = None,
     prune_bias: bool = False,
     verbose: str | int | bool = "auto",
-    **options: Any,
+    **options: Unpack[SearchOptions],
 ) -> Masks:
     """Find masks without touching the model.
 
@@ -141,7 +148,8 @@ def find_masks(
         prune_bias: Whether biases are prunable too.
         verbose: 0 shows nothing, 1 a progress bar, "auto" a progress bar on a terminal.
         **options: loss, steps, schedule, batches, granularity, allocation, normalize, shuffle, training, seed,
-            jit_compile, on_collapse, and options of the criterion and the granularity, as in `prune_at_init`.
+            jit_compile, avoid_layer_collapse, on_collapse, and options of the criterion and the granularity, as in
+            `prune_at_init`.
 
     Returns:
         Masks; every variable of the model has the bits it had before.
@@ -171,7 +179,7 @@ def score(
     exclude: Exclusion | Iterable[Exclusion] | None = None,
     prune_bias: bool = False,
     verbose: str | int | bool = "auto",
-    **options: Any,
+    **options: Unpack[ScoreOptions],
 ) -> dict[str, np.ndarray]:
     """Score every prunable connection once, without touching the model.
 
