@@ -153,7 +153,15 @@ def show_layers() -> Any:
             told = f"{given:.1f}" if on_mnist else "-"
             table.add_row(path, f"{masks[0][path].size:,}", f"{np.mean(pruned):.1f}", spread, told)
             away += [abs(np.mean(pruned) - given)] if path.endswith("kernel") else []
-            numbers.append({"network": name, "sparsity": sparsity, "variable": path, "pruned_percent": pruned})
+            numbers.append(
+                {
+                    "network": name,
+                    "sparsity": sparsity,
+                    "variable": path,
+                    "weights": masks[0][path].size,
+                    "pruned_percent": pruned,
+                }
+            )
         console.print(table)
         if on_mnist:
             console.print(f"Kernels are {np.mean(away):.1f} points from the report on average.")
