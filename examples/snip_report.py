@@ -153,15 +153,8 @@ def show_layers() -> Any:
             told = f"{given:.1f}" if on_mnist else "-"
             table.add_row(path, f"{masks[0][path].size:,}", f"{np.mean(pruned):.1f}", spread, told)
             away += [abs(np.mean(pruned) - given)] if path.endswith("kernel") else []
-            numbers.append(
-                {
-                    "network": name,
-                    "sparsity": sparsity,
-                    "variable": path,
-                    "weights": masks[0][path].size,
-                    "pruned_percent": pruned,
-                }
-            )
+            about = {"network": name, "sparsity": sparsity, "variable": path, "weights": masks[0][path].size}
+            numbers.append({**about, "pruned_percent": pruned})
         console.print(table)
         if on_mnist:
             console.print(f"Kernels are {np.mean(away):.1f} points from the report on average.")
@@ -279,21 +272,25 @@ def draw_vgg() -> Any:
     """Figures and table: VGG-16 at 99%. Claims: nearly no bias is left, and the largest kernels lose 99.6 to 99.9%."""
     model = build_vgg16(0)
     small = data.train.unbatch().batch(100)
-    try:
-        masks = tpi.find_masks(model, small, sparsity=0.99, method="snip", loss=loss, prune_bias=True)
-    except NetworkCollapseError as error:
-        masks = error.masks
-        console.print("VGG-16 collapsed; its masks are shown all the same.")
-    table = make_table("VGG-16 at 99%", "layer", "kernel", "pruned %", "bias", "pruned %")
+    found = {}
+    for statistics, training in (("batch", True), ("moving", False)):
+        try:
+            found[statistics] = tpi.find_masks(
+                model, small, sparsity=0.99, method="snip", loss=loss, prune_bias=True, training=training
+            )
+        except NetworkCollapseError as error:  # it carries what was found
+            found[statistics] = error.masks
+            console.print(f"With {statistics} statistics VGG-16 collapses; its masks are shown all the same.")
+    table = make_table("VGG-16 at 99%, pruned %", "variable", "weights", *(f"{name} statistics" for name in found))
     numbers = []
-    for layer in (path.rpartition("/")[0] for path in masks if path.endswith("kernel")):
-        kernel, bias = masks[f"{layer}/kernel"], masks[f"{layer}/bias"]
-        lost = [100 * (1 - float(mask.mean())) for mask in (kernel, bias)]
-        table.add_row(layer, f"{kernel.size:,}", f"{lost[0]:.2f}", f"{bias.size:,}", f"{lost[1]:.1f}")
-        numbers.append({"layer": layer, "weights": kernel.size, "pruned_percent": lost})
+    for path in found["moving"]:
+        lost = {name: 100 * (1 - float(masks[path].mean())) for name, masks in found.items()}
+        size = found["moving"][path].size
+        table.add_row(path, f"{size:,}", *(f"{share:.2f}" for share in lost.values()))
+        numbers.append({"variable": path, "weights": size, "pruned_percent": lost})
     console.print(table)
     for layer in ("block1_conv2", "block4_conv2", "block5_conv3"):
-        save(tpi.plots.kernel_heat_map(masks, f"{layer}/kernel", model=model), f"vgg16_{layer}")
+        save(tpi.plots.kernel_heat_map(found["moving"], f"{layer}/kernel", model=model), f"vgg16_{layer}")
     return numbers
 
 
@@ -313,7 +310,7 @@ PARTS = {
 unknown = [part for part in options.parts if part not in PARTS]
 if unknown:
     parser.error(f"--parts are some of {', '.join(PARTS)}. Received: {', '.join(unknown)}")
-console.print(data.description, highlight=False)
+console.print(data.description, highlight=False, soft_wrap=True)
 if not on_mnist:
     console.print("The report's numbers are for MNIST, so none are shown. Try --dataset mnist.", highlight=False)
 numbers = {"data": data.description}

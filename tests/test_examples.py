@@ -197,7 +197,7 @@ def test_the_snip_report_on_digits(tmp_path: Path) -> None:
     for method, counts in lost.items():
         (line,) = [line for line in out.splitlines() if line.startswith(f"│ {method}")]
         assert [int(cell) for cell in line.split("│")[2:-1]] == counts
-    assert len(numbers["vgg"]) == 15
+    assert len(numbers["vgg"]) == 30
     for figure in ("histograms", "neurons", "pixels", "vgg16_block5_conv3"):
         assert is_picture(folder / f"{figure}.png")
     # What was measured on MNIST stands beside nothing else.
