@@ -220,6 +220,12 @@ def make_example_input(model: Any, rng: np.random.Generator) -> Any:
     return tf.nest.map_structure(one, model.inputs[0] if len(model.inputs) == 1 else model.input)
 
 
+def take_examples(model: Any, x: Any, count: int) -> Any:
+    """Take the first examples of a nested batch; all where the model has a batch size of its own."""
+    fixed = is_symbolic(model) and any(symbol.shape[0] is not None for symbol in tf.nest.flatten(model.inputs))
+    return x if fixed else tf.nest.map_structure(lambda leaf: leaf[:count], x)
+
+
 def to_differentiable_input(model: Any, x: Any) -> Any:
     """The batch with integers as floats where the model itself would make them floats."""
     if not is_symbolic(model):

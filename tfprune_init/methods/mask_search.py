@@ -33,7 +33,7 @@ class PruningStep:
         kept: Number of weights kept.
         seconds: Wall time of scoring and choosing.
         objective: Sum of the kept connections' scores, judged at the network these masks give, on the
-            batches that follow: for FORCE, the objective it maximizes. None for methods of one step or
+            batches that follow: for FORCE, the objective it maximizes. None for a search of one step, or
             without gradients.
     """
 
@@ -165,7 +165,7 @@ def search_masks(
         masks = dict(Masks(masks).shuffled(resolved.engine_options["seed"]))
         engine.mask(masks)
     connectivity = check_connectivity(engine, targets, masks, len(plan))
-    if _has_objective(resolved):
+    if len(plan) > 1 and _has_objective(resolved):
         _judge_last(steps, resolved, method.scorer.score(engine, **resolved.criterion_options), masks)
     seconds = time.perf_counter() - began
     return SearchResult(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +21,9 @@ from tfprune_init.scoring.measures.flow import measure_flow
 
 # Up to so many weights the diagonal of a Hessian is affordable, one product a weight.
 _AFFORDABLE = 5_000
+
+# Whether a signal passes shows on a few examples; only where it does not, all of a batch are looked at.
+_EXAMPLES_FOR_SIGNAL = 8
 
 
 class ScoringEngine(MaskedModel):
@@ -158,9 +163,17 @@ class ScoringEngine(MaskedModel):
         x = self.some_input()
         if x is None:
             return None
-        strengths = self.compiled(gradients.measure_signal)(x)
-        names = compat.get_output_names(self.model, len(strengths))
-        return {name: float(strength) for name, strength in zip(names, strengths, strict=True)}
+        strengths = self._measure_signal(compat.take_examples(self.model, x, _EXAMPLES_FOR_SIGNAL))
+        if not all(strengths):  # a few examples may miss the only units that still answer
+            strengths = self._measure_signal(x)
+        return dict(zip(compat.get_output_names(self.model, len(strengths)), strengths, strict=True))
+
+    def _measure_signal(self, x: Any) -> list[float]:
+        # Looked at once, so a graph would cost more than it saves; but replicas exchange statistics within a graph, and
+        # only there can the Dropout of tf_keras be given a seed.
+        once = compat.is_keras3(self.model) and not self.replicas.several
+        measure = partial(gradients.measure_signal, self) if once else self.compiled(gradients.measure_signal)
+        return [float(strength) for strength in measure(x)]
 
     @property
     def _paths(self) -> list[str]:
