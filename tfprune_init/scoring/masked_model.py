@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.batches import Batch, Batches
-from tfprune_init.backend.losses import DataLoss
+from tfprune_init.backend.losses import BatchLoss, DataLoss, make_loss
 from tfprune_init.backend.overrides import restore_state
 from tfprune_init.backend.replicas import find_replicas
 from tfprune_init.errors import DataError, ModelError, OptionError, PruningError
@@ -35,7 +35,7 @@ class MaskedModel:
         model: A built model, Keras 3 or tf_keras.
         targets: The prunable variables, in their fixed order.
         data: Source of the batches, as `Batches` takes it, or None.
-        loss: Any loss that `compile(loss=...)` takes, or None for the compiled loss.
+        loss: As `backend.losses.make_loss` takes it.
         batches: Number of batches that one measurement is averaged over, weighted by examples.
         training: True looks at the network as in training (BatchNorm on batch statistics, Dropout active), False as
             in prediction.
@@ -87,7 +87,7 @@ class MaskedModel:
         self._batches = None if data is None else Batches.of(data, self.replicas)
         self._per_measurement = batches
         self._loss_argument = loss
-        self._loss: DataLoss | None = None
+        self._loss: DataLoss | BatchLoss | None = None
         self.jit_compile = jit_compile
         self.seed = seed
         self._taken = 0
@@ -130,11 +130,16 @@ class MaskedModel:
         return compat.make_example_input(self.model, self.rng) if compat.is_symbolic(self.model) else None
 
     @property
-    def loss(self) -> DataLoss:
-        """The loss that judges the outputs."""
+    def loss(self) -> DataLoss | BatchLoss:
+        """The loss that judges the network."""
         if self._loss is None:
-            self._loss = DataLoss(self.model, self._loss_argument)
+            self._loss = make_loss(self.model, self._loss_argument)
         return self._loss
+
+    @property
+    def judged_by(self) -> str | None:
+        """The loss that judged the network, in words; None if none did."""
+        return None if self._loss is None else self._loss.description
 
     def mask(self, masks: Mapping[str, np.ndarray]) -> None:
         """Measure the network with `masks` on its initial weights from now on."""
@@ -173,10 +178,7 @@ class MaskedModel:
 
     def judged(self, x: Any, y: Any, sample_weight: Any, temperature: float = 1.0) -> tf.Tensor:
         """Compute the loss of the masked network on one batch, while a measurement is traced."""
-        outputs = compat.call_model(self.model, x, self.training)
-        if temperature != 1.0:
-            outputs = tf.nest.map_structure(lambda logits: logits / temperature, outputs)
-        return self.loss(x, y, outputs, sample_weight)
+        return self.loss.judge(x, y, sample_weight, self.training, temperature)
 
     def compiled(self, measurement: Callable[..., Any], *settings: Hashable) -> Any:
         """Get a measurement as a graph, traced once per state of the model and kind of batch."""
@@ -227,6 +229,6 @@ def to_score_dtype(value: Any) -> Any:
 
 def _shapes(batch: Batch) -> str:
     def one(leaf: Any) -> str:
-        return f"{leaf.dtype.name}{tuple(leaf.shape)}"
+        return "None" if leaf is None else f"{leaf.dtype.name}{tuple(leaf.shape)}"
 
     return f"x {tf.nest.map_structure(one, batch.x)}, y {tf.nest.map_structure(one, batch.y)}"
