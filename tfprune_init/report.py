@@ -178,7 +178,7 @@ class PruningReport:
         verdict = {
             True: "every output still answers to the inputs",
             False: "some output answers to no input, as in the dense network",
-            None: "whether the network is still connected was not measured (no data, no symbolic inputs)",
+            None: "whether the network is still connected was not measured (no data, or nothing to differentiate by)",
         }[self.connected]
         plural = "" if len(self.steps) == 1 else "s"
         lines = [

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfprune_init.backend import compat
 from tfprune_init.backend.batches import Batch, Batches
 from tfprune_init.backend.losses import BatchLoss, DataLoss, make_loss
+from tfprune_init.backend.model_inputs import make_example_input
 from tfprune_init.backend.overrides import restore_state
 from tfprune_init.backend.replicas import find_replicas
 from tfprune_init.errors import DataError, ModelError, OptionError, PruningError
@@ -127,7 +128,7 @@ class MaskedModel:
         """Return the inputs of the last batch; random without data; None if their shapes are unknown too."""
         if self.has_data:
             return self.take(fresh=False)[0].x
-        return compat.make_example_input(self.model, self.rng) if compat.is_symbolic(self.model) else None
+        return make_example_input(self.model, self.rng) if compat.is_symbolic(self.model) else None
 
     @property
     def loss(self) -> DataLoss | BatchLoss:
