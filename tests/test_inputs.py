@@ -16,6 +16,7 @@ from ai_edge_litert.interpreter import Interpreter
 from model_kinds import KERAS
 
 import tfprune_init as tpi
+from tfprune_init.backend.batches import to_dataset
 from tfprune_init.errors import DataError, ModelError, NetworkCollapseError, OptionError
 from tfprune_init.graph.string_inputs import split_at_strings
 
@@ -127,6 +128,12 @@ class TestBatchesFromPython:
             tpi.score(mlp(keras), data, "snip")
 
 
+@pytest.mark.parametrize("data", [give_batches, BATCHES, as_sequence(keras)])
+def test_where_epochs_are_needed_a_dataset_is_asked_for(data: Any) -> None:
+    with pytest.raises(DataError, match=r"tf.data.Dataset.from_generator\(make_batches"):
+        to_dataset(data)
+
+
 def test_lists_of_numbers_are_arrays() -> None:
     model = mlp(keras)
     expected = tpi.score(model, (X.astype("float64"), Y), "snip")
@@ -193,6 +200,21 @@ def test_ragged_tensors(K: Any) -> None:
     poisoned = tf.RaggedTensor.from_row_lengths(np.full((4, 4), np.inf, "float32"), [1, 3])
     with pytest.raises(DataError, match="x of batch 1 holds NaN or Inf"):
         tpi.score(model, (poisoned, labels[:2]), "snip")
+
+
+def test_sparse_tensors(K: Any) -> None:
+    dense = np.where(abs(X) < 1, 0, X)
+    sparse = tf.sparse.from_dense(dense)
+    model = mlp(K)
+    plain = tpi.score(model, (dense, Y), "snip")
+    inputs = K.Input((6,), sparse=True)
+    taking = K.Model(inputs, model.layers[-1](model.layers[-2](inputs)))
+    taking.compile("sgd", loss_of(K))
+    for data in ((sparse, Y), tf.data.Dataset.from_tensor_slices((sparse, Y)).batch(20)):
+        found = tpi.score(taking, data, "snip")
+        for path, value in plain.items():
+            np.testing.assert_allclose(found[path], value, rtol=1e-4, atol=1e-7)
+    assert tpi.prune_at_init(taking, (sparse, Y), sparsity=0.5, method="snip").connected is True
 
 
 def test_synflow_on_ragged_rows_takes_ones_of_the_length_of_the_first() -> None:

@@ -139,7 +139,7 @@ def to_dataset(data: Any, *, labels: bool = True) -> Any:
         return disable_autotuning(data) if isinstance(data, tf.data.Dataset) else data
     if not labels and (is_array(data) or isinstance(data, dict)):
         data = (data,)
-    if isinstance(data, (tuple, list)) and len(data) in ((2, 3) if labels else (1, 2, 3)):
+    if isinstance(data, (tuple, list)) and find_walk(data) is None and len(data) in ((2, 3) if labels else (1, 2, 3)):
         return _batch_arrays(data)
     raise DataError(
         "data must be a batched tf.data.Dataset of (x, y) or (x, y, sample_weight), or a tuple of arrays. "
@@ -163,8 +163,8 @@ def _suggest_conversion(data: Any) -> str:
     """The line that converts what gives batches in Python to a dataset, where one is needed."""
     if find_walk(data) is not None:
         return (
-            "Batches of one shape become one: tf.data.Dataset.from_generator(lambda: data, output_signature=...); "
-            "arrays in memory are best given as such: (x, y)."
+            "Here a dataset is needed, as it has epochs: tf.data.Dataset.from_generator(make_batches, "
+            "output_signature=(tf.TensorSpec(...), tf.TensorSpec(...)))."
         )
     if isinstance(data, list):
         return "A list of batches has a tuple for each: [(x1, y1), (x2, y2)], and [(x1,), (x2,)] for x alone."
