@@ -17,6 +17,7 @@ from model_kinds import KERAS
 
 import tfprune_init as tpi
 from tfprune_init.backend.batches import to_dataset
+from tfprune_init.backend.replicas import Replicas
 from tfprune_init.errors import DataError, ModelError, NetworkCollapseError, OptionError
 from tfprune_init.graph.string_inputs import split_at_strings
 
@@ -202,6 +203,12 @@ def test_ragged_tensors(K: Any) -> None:
         tpi.score(model, (poisoned, labels[:2]), "snip")
 
 
+def test_replicas_take_dense_tensors_only() -> None:
+    for leaf in (tf.ragged.constant([[1.0], [2.0, 3.0]]), tf.sparse.from_dense(X)):
+        with pytest.raises(DataError, match=rf"Received: a {type(leaf).__name__}; make it dense"):
+            Replicas(None, 2).shared((leaf, None, None), 2)
+
+
 def test_sparse_tensors(K: Any) -> None:
     dense = np.where(abs(X) < 1, 0, X)
     sparse = tf.sparse.from_dense(dense)
@@ -310,6 +317,30 @@ class TestStrings:
         with pytest.raises(ModelError, match=r"inputs of strings, 'text'.*Pass data"):
             tpi.find_masks(model, None, **options)
         assert tpi.find_masks(model, (WORDS[:, None], Y), **options).size > 0
+
+    def test_xla_takes_none(self) -> None:
+        model, _ = texts(keras)
+        with pytest.raises(OptionError, match=r"XLA, which takes no strings, and input 'text'"):
+            tpi.score(model, (WORDS[:, None], Y), "snip", jit_compile=True)
+
+    def test_copies_keep_their_vocabulary(self, K: Any) -> None:
+        model, _ = texts(K)
+        strings = tf.constant(WORDS[:, None])
+        tpi.prune_at_init(model, (strings, Y), sparsity=0.5, method="snip", granularity="units")
+        expected = np.asarray(model(strings))
+        assert len(np.unique(expected.round(5), axis=0)) > 2
+        smaller = tpi.compact(tpi.cut_string_inputs(model)).model
+        np.testing.assert_allclose(smaller(tokens(model)), expected, rtol=1e-5, atol=1e-6)
+        if K is keras:
+            wrapped = tpi.wrap(model, tpi.find_masks(model, None, sparsity=0.0, method="magnitude"))
+            np.testing.assert_allclose(wrapped(strings), expected, rtol=1e-5, atol=1e-6)
+        counting = K.layers.TextVectorization(8, output_mode="tf_idf", name="counting")
+        counting.adapt(WORDS)
+        weighed = K.Sequential([K.Input((1,), dtype="string"), counting, K.layers.Dense(3), K.layers.Dense(2)])
+        with pytest.raises(ModelError, match=r"'counting' holds more than a vocabulary.*cut_string_inputs"):
+            tpi.compact(weighed)
+        compacted = tpi.compact(model).model
+        np.testing.assert_allclose(compacted(strings), expected, rtol=1e-5, atol=1e-6)
 
     def test_strings_that_become_floats_pass_signals(self, K: Any) -> None:
         """No embedding table is there to differentiate by."""

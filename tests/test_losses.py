@@ -174,7 +174,10 @@ def test_a_function_of_model_and_batch_judges(K: Any) -> None:
     before = [np.asarray(v).tobytes() for v in model.variables]
     assert_scores(tpi.score(model, (X, Y), "snip", loss=fourth_power), weights, slopes)
     assert [np.asarray(v).tobytes() for v in model.variables] == before
-    report = tpi.prune_at_init(model, (X, Y), sparsity=0.5, method="iter_snip", steps=2, loss=fourth_power)
+    options = {"sparsity": 0.5, "method": "iter_snip", "steps": 2, "loss": fourth_power}
+    again = tpi.find_masks(model, (X, Y), **options)
+    report = tpi.prune_at_init(model, (X, Y), **options)
+    assert report.masks.fingerprint == again.fingerprint
     assert report.loss == "loss=fourth_power(model, batch)"
     assert report.masks.kept == 14
 
@@ -255,6 +258,11 @@ def test_functions_of_other_arguments_are_losses_of_outputs() -> None:
     weights = kernels(model)
     found = tpi.score(model, (X, Y), "snip", loss=lambda y_true, y_pred: keras.ops.mean((y_true - y_pred) ** 4, -1))
     assert_scores(found, weights, differentiate(quartic, weights))
+
+
+def test_a_function_of_other_names_that_fails_is_told_of_the_names() -> None:
+    with pytest.raises(DataError, match=r"function of model and batch\? Call its parameters model and batch"):
+        tpi.score(regressor(keras), (X, Y), "snip", loss=lambda net, data: tf.reduce_mean(net(data[0])))
 
 
 def test_what_it_does_not_depend_on_is_named() -> None:

@@ -131,8 +131,11 @@ def get_own_variables(layer: Any) -> list[Any]:
 
 
 def get_variables(layer: Any) -> list[Any]:
-    """Variables of `layer` and of all layers inside; not the vocabularies that tf_keras lists among them."""
-    return [v for v in layer.variables if hasattr(v, "assign")]
+    """Variables of `layer` and of all layers inside; not the vocabularies that tf_keras lists among them.
+
+    Operations of Keras 3 that are no layers have none.
+    """
+    return [v for v in getattr(layer, "variables", []) if hasattr(v, "assign")]
 
 
 def get_variable_name(layer: Any, variable: Any) -> str:
@@ -176,6 +179,26 @@ def get_replica_variables(variable: Any) -> list[tf.Variable]:
 def get_local_copies(holder: tf.Variable) -> list[tf.Variable]:
     """The copies of a tf.Variable on the replicas of this process; itself where it has none."""
     return list(holder.values) if isinstance(holder, tf.distribute.DistributedValues) else [holder]
+
+
+def copy_vocabulary(source: Any, target: Any) -> None:
+    """Give a copy of a layer that looks strings up the vocabulary that the layer learned, which no variable holds.
+
+    Raises:
+        ModelError: If the layer holds more than its vocabulary.
+    """
+    if not hasattr(source, "get_vocabulary"):
+        return
+    learned, given = (one.get_vocabulary(include_special_tokens=False) for one in (source, target))
+    if learned == given:
+        return
+    try:
+        target.set_vocabulary(learned)
+    except ValueError as error:
+        raise ModelError(
+            f"Layer {source.name!r} holds more than a vocabulary and can't be copied. Use the model behind it, "
+            f"tpi.cut_string_inputs(model). Cause: {error}"
+        ) from error
 
 
 def find_mutable_variables(model: Any) -> list[tf.Variable]:

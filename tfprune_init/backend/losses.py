@@ -29,10 +29,16 @@ class DataLoss:
         sums_examples: Whether it adds examples up (reduction "sum") instead of averaging them.
         takes_logits: Whether every part of it is told `from_logits=True`, so that outputs are logits.
         description: What it is, for reports.
+        advice: What else may be wrong with it, for errors; begins with a space, or is empty.
     """
 
     def __init__(self, model: Any, loss: Any):
         self._model = model
+        self.advice = (
+            " Or is loss= a function of model and batch? Call its parameters model and batch then."
+            if inspect.isfunction(loss)
+            else ""
+        )
         own, weights = _compiled_loss(model)
         chosen = own if loss is None else loss
         self._parts = tf.nest.flatten(chosen)
@@ -117,10 +123,12 @@ class BatchLoss:
         sums_examples: False: it averages over examples.
         takes_logits: False: what it does with outputs is not known.
         description: What it is, for reports.
+        advice: Nothing.
     """
 
     sums_examples = False
     takes_logits = False
+    advice = ""
 
     def __init__(self, model: Any, function: Callable[..., Any]):
         self._model = model

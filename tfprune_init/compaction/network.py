@@ -128,7 +128,7 @@ class Propagation:
                     self.record.groups.pin(signal.channels, why)
                 if id(layer) in self.record.sizes:
                     self.record.groups.pin(self.record.sizes[id(layer)][2], why)
-                for variable in getattr(layer, "variables", []):
+                for variable in compat.get_variables(layer):
                     for channels in self.get_cuts(variable).values():
                         self.record.groups.pin(channels, why)
 

@@ -96,7 +96,7 @@ def _find_ends_of_strings(model: Any) -> tuple[list[str], list[Any]]:
         taken = [leaf for leaf in tf.nest.flatten([call.args, call.kwargs]) if hasattr(leaf, "dtype")]
         if not any(tf.as_dtype(leaf.dtype) == tf.string for leaf in taken):
             continue
-        if getattr(call.layer, "variables", []) and compat.get_variables(call.layer):
+        if compat.get_variables(call.layer):
             raise ModelError(
                 f"Layer {call.layer.name!r} of model {model.name!r} takes strings and has weights, which would be cut "
                 "off with it. Make a model of the layers behind the vectorizer inside it, and use that."

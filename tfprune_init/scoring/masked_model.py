@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfprune_init.backend import compat
 from tfprune_init.backend.batches import Batch, Batches
 from tfprune_init.backend.losses import BatchLoss, DataLoss, make_loss
-from tfprune_init.backend.model_inputs import make_example_input
+from tfprune_init.backend.model_inputs import find_string_inputs, make_example_input
 from tfprune_init.backend.overrides import restore_state
 from tfprune_init.backend.replicas import find_replicas
 from tfprune_init.errors import DataError, ModelError, OptionError, PruningError
@@ -77,6 +77,12 @@ class MaskedModel:
             raise OptionError(
                 f"jit_compile=True works on one device; {self.replicas.count} replicas exchange results within a step, "
                 "which XLA compiles on TPUs by itself and nowhere else. Leave it out."
+            )
+        strings = find_string_inputs(model) if jit_compile else []
+        if strings:
+            raise OptionError(
+                f"jit_compile=True compiles with XLA, which takes no strings, and input {', '.join(map(repr, strings))}"
+                f" of model {model.name!r} does. Leave it out, or prune tpi.cut_string_inputs(model)."
             )
         self.model = model
         self.targets = targets
@@ -208,8 +214,8 @@ class MaskedModel:
 
 
 @contextmanager
-def label_errors(batch: Batch) -> Iterator[None]:
-    """Name the batch when TensorFlow cannot compute a loss."""
+def label_errors(batch: Batch, advice: str) -> Iterator[None]:
+    """Name the batch when TensorFlow cannot compute a loss, and say what else may be wrong with the loss."""
     try:
         yield
     except PruningError:
@@ -217,7 +223,7 @@ def label_errors(batch: Batch) -> Iterator[None]:
     except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
         raise DataError(
             f"The loss could not be computed on batch {batch.number}: the labels do not suit the loss, or "
-            f"the inputs do not suit the model. Received: {_shapes(batch)}. Cause: {error}"
+            f"the inputs do not suit the model.{advice} Received: {_shapes(batch)}. Cause: {error}"
         ) from error
 
 

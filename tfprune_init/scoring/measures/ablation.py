@@ -67,7 +67,7 @@ def _losses(network: MaskedModel, batch: Batch, path: str | None, positions: np.
     target = next((t for t in network.targets if t.path == path), None)
     # Always the same number of positions, so that there is one trace.
     padded = np.resize(positions, _at_once(target)) if target else positions
-    with label_errors(batch):
+    with label_errors(batch, network.loss.advice):
         losses = network.compiled(_losses_without, path)(batch.x, batch.y, batch.sample_weight, tf.constant(padded))
     return losses.numpy()[: positions.size]
 
