@@ -1,4 +1,4 @@
-"""What models, layers and variables of both Kerases have in common, as far as this package uses it: for type checkers."""
+"""What models, layers and variables of both Kerases share, as far as this package uses it: for type checkers."""
 
 from __future__ import annotations
 

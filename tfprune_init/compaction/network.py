@@ -128,7 +128,7 @@ class Propagation:
                     self.record.groups.pin(signal.channels, why)
                 for _, channels in self.record.sizes.get(id(layer), {}).values():
                     self.record.groups.pin(channels, why)
-                for variable in getattr(layer, "variables", []):
+                for variable in compat.get_variables(layer):
                     for channels in self.get_cuts(variable).values():
                         self.record.groups.pin(channels, why)
 

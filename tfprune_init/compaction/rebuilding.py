@@ -113,8 +113,8 @@ class Rebuilding:
 
     def _fill(self, layer: Any, copy: Any) -> None:
         """Give the copy of a layer its weights."""
-        # Operations of Keras 3 that are no layers have none.
-        variables, twins = (list(getattr(one, "variables", [])) for one in (layer, copy))
+        compat.copy_vocabulary(layer, copy)
+        variables, twins = (compat.get_variables(one) for one in (layer, copy))
         added = self._decision.added.get(id(layer), np.zeros(()))
         if self._decision.needs_bias(layer):
             twins = [twin for twin in twins if twin is not copy.bias]
