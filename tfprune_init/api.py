@@ -54,16 +54,18 @@ def prune_at_init(
 
     Args:
         model: A built model, Keras 3 or tf_keras.
-        data: A batched tf.data.Dataset of (x, y) or (x, y, sample_weight), or a tuple of such arrays, batched by
-            128. None for methods that look at no data; given to them, it only serves the check that signals
-            still pass.
+        data: A batched tf.data.Dataset of (x, y), (x, y, sample_weight), or x alone where the loss takes no labels.
+            Or such arrays, batched by 128: NumPy, tensors (ragged ones too), pandas, lists, in tuples and dicts. Or
+            batches from Python: a list of tuples, a PyDataset, a generator, a function that makes one. None for
+            methods that look at no data; given to them, it only serves the check that signals still pass.
         sparsity: Share of the prunable weights to remove, in [0, 1); of blocks, channels or units for
             a granularity of these.
         budget: What may stay, in place of `sparsity`: `tpi.Budget(weights=...)`, `tpi.Budget(parameters=...)` or
             `tpi.Budget(multiply_adds=...)`. The largest selection in rank order that fits is kept.
         method: One of `list_methods()`.
-        loss: What `compile(loss=...)` takes; the compiled loss by default. Weight regularizers are left out of
-            it, losses that layers add are part of it.
+        loss: What `compile(loss=...)` takes, or a function (model, batch), told by these names, that returns a scalar.
+            By default what the model trains with: its own `compute_loss`, the compiled loss, or the losses that its
+            layers add. Weight regularizers are left out of it, losses that layers add are part of it.
         steps: Number of steps, for iterative methods.
         schedule: "exponential", "linear", "halving", "one_shot" or a function of (density, steps), for
             iterative methods.
@@ -100,6 +102,9 @@ def prune_at_init(
         ScoreError: If scores are NaN or Inf, or no gradient reaches a variable.
         NetworkCollapseError: If the pruned network would pass no signal. The model is untouched then, as it
             is after every other error. It carries `masks` and `report` of the collapsed network.
+
+    Warns:
+        LossWarning: If the compiled loss judges a model that trains by a `train_step` of its own.
 
     Example:
         >>> import keras, numpy as np, tfprune_init as tpi

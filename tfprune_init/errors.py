@@ -10,7 +10,13 @@ from typing import Any
 
 
 class PruningError(Exception):
-    """Base class of every error this package raises on purpose."""
+    """Base class of every error this package raises on purpose.
+
+    Attributes:
+        ag_pass_through: AutoGraph leaves errors that have it as they are, where it would raise another one in place.
+    """
+
+    ag_pass_through = True
 
 
 class OptionError(PruningError, ValueError):
@@ -50,6 +56,10 @@ class NetworkCollapseError(PruningError):
 
 class NetworkCollapseWarning(UserWarning):
     """The pruned network passes no signal, and the caller asked for its masks: `on_collapse="warn"`."""
+
+
+class LossWarning(UserWarning):
+    """Connections are judged by a loss that the model may not train with."""
 
 
 class MaskMismatchError(PruningError, ValueError):

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfprune_init.backend.contracts import require
@@ -128,7 +127,15 @@ def walk_layer_attributes(model: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
 def get_own_variables(layer: Any) -> list[Any]:
     """Variables created by `layer` itself, not by a layer inside it."""
     inner = {id(v) for child in get_sublayers(layer) for v in child.variables}
-    return [v for v in layer.variables if id(v) not in inner]
+    return [v for v in get_variables(layer) if id(v) not in inner]
+
+
+def get_variables(layer: Any) -> list[Any]:
+    """Variables of `layer` and of all layers inside; not the vocabularies that tf_keras lists among them.
+
+    Operations of Keras 3 that are no layers have none.
+    """
+    return [v for v in getattr(layer, "variables", []) if hasattr(v, "assign")]
 
 
 def get_variable_name(layer: Any, variable: Any) -> str:
@@ -174,10 +181,30 @@ def get_local_copies(holder: tf.Variable) -> list[tf.Variable]:
     return list(holder.values) if isinstance(holder, tf.distribute.DistributedValues) else [holder]
 
 
+def copy_vocabulary(source: Any, target: Any) -> None:
+    """Give a copy of a layer that looks strings up the vocabulary that the layer learned, which no variable holds.
+
+    Raises:
+        ModelError: If the layer holds more than its vocabulary.
+    """
+    if not hasattr(source, "get_vocabulary"):
+        return
+    learned, given = (one.get_vocabulary(include_special_tokens=False) for one in (source, target))
+    if learned == given:
+        return
+    try:
+        target.set_vocabulary(learned)
+    except ValueError as error:
+        raise ModelError(
+            f"Layer {source.name!r} holds more than a vocabulary and can't be copied. Use the model behind it, "
+            f"tpi.cut_string_inputs(model). Cause: {error}"
+        ) from error
+
+
 def find_mutable_variables(model: Any) -> list[tf.Variable]:
     """Variables that a forward pass in training mode may move: statistics, seeds, metrics, recurrent states."""
-    moved = [v for v in model.variables if not getattr(v, "trainable", False)]
-    moved += list(model.non_trainable_variables)
+    moved = [v for v in get_variables(model) if not getattr(v, "trainable", False)]
+    moved += [v for v in model.non_trainable_variables if hasattr(v, "assign")]
     # A model does not count the states of its stateful layers among its variables.
     stateful = [layer for layer in walk_layers(model) if getattr(layer, "stateful", False) is True]
     moved += [s for s in tf.nest.flatten([getattr(layer, "states", []) for layer in stateful]) if hasattr(s, "assign")]
@@ -192,58 +219,35 @@ def find_seed_states(model: Any) -> list[tf.Variable]:
     return [
         get_tf_variable(v)
         for v in model.non_trainable_variables
-        if get_variable_name(model, v) == "seed_generator_state"
+        if hasattr(v, "assign") and get_variable_name(model, v) == "seed_generator_state"
     ]
 
 
 def call_model(model: Any, x: Any, training: bool) -> Any:
     """Forward pass, with `training` only where the model takes it."""
+    x = _arrange(model, x)
     if "training" in inspect.signature(model.call).parameters or is_symbolic(model):
         return model(x, training=training)
     return model(x)
 
 
+def _arrange(model: Any, x: Any) -> Any:
+    """Arrange the one input of a Keras 3 model as it was declared, in a dict or not: Keras would warn of the other."""
+    if not (is_keras3(model) and is_symbolic(model)) or len(model.inputs) != 1 or len(tf.nest.flatten(x)) == 0:
+        return x
+    if "call" in find_overridden_methods(model):
+        return x
+    declared = model.inputs[0] if "Sequential" in get_class_names(model) else model.input
+    if isinstance(x, dict) and not isinstance(declared, dict):
+        return x.get(model.inputs[0].name, x)
+    if isinstance(declared, dict) and not isinstance(x, dict):
+        return dict.fromkeys(declared, tf.nest.flatten(x)[0])
+    return x[0] if isinstance(x, (list, tuple)) and len(x) == 1 and not isinstance(declared, (list, tuple)) else x
+
+
 def is_symbolic(model: Any) -> bool:
     """Whether the model is a graph of layers (Sequential or functional), with symbolic inputs."""
     return getattr(model, "inputs", None) is not None and bool(get_class_names(model) & {"Functional", "Sequential"})
-
-
-def make_example_input(model: Any, rng: np.random.Generator) -> Any:
-    """Two made-up examples for a symbolic model: uniform floats in 0..1, integers 0 and 1."""
-
-    def one(symbol: Any) -> tf.Tensor:
-        shape = (2, *(8 if size is None else size for size in symbol.shape[1:]))
-        dtype = tf.as_dtype(symbol.dtype)
-        values = rng.uniform(size=shape) if dtype.is_floating else rng.integers(0, 2, shape)
-        return tf.constant(values, dtype)
-
-    return tf.nest.map_structure(one, model.inputs[0] if len(model.inputs) == 1 else model.input)
-
-
-def to_differentiable_input(model: Any, x: Any) -> Any:
-    """The batch with integers as floats where the model itself would make them floats."""
-    if not is_symbolic(model):
-        return x
-    symbols = list(model.inputs)
-    leaves = tf.nest.flatten(x)
-    if len(symbols) != len(leaves):
-        return x
-    floats = [
-        tf.cast(leaf, symbol.dtype) if tf.as_dtype(symbol.dtype).is_floating else leaf
-        for leaf, symbol in zip(leaves, symbols, strict=True)
-    ]
-    return tf.nest.pack_sequence_as(x, floats)
-
-
-def find_embedding_tables(model: Any) -> list[tf.Variable]:
-    """Tables of the model's Embedding layers, which is where a signal enters that integers carry."""
-    return [
-        get_tf_variable(variable)
-        for layer in walk_layers(model)
-        if "Embedding" in get_class_names(layer)
-        for variable in get_own_variables(layer)
-        if get_tf_variable(variable).dtype.is_floating
-    ]
 
 
 def get_output_names(model: Any, count: int) -> list[str]:

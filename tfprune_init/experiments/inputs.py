@@ -139,7 +139,7 @@ def model_fingerprint(model: Any) -> str:
     names = {layer.name: f"layer {place}" for place, layer in enumerate([model, *compat.walk_layers(model)])}
     for part in _get_configs(model):
         digest.update(repr(_to_plain(part, names)).encode())
-    for variable in model.weights:
+    for variable in compat.get_variables(model):
         array = np.ascontiguousarray(variable)
         digest.update(f"{array.shape}{array.dtype}".encode())
         digest.update(array.tobytes())

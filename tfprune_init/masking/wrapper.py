@@ -271,5 +271,6 @@ def _clone_model(model: Any, clone_layer: Any) -> Any:
 
 def _copy_weights(copies: list[tuple[Any, Any]]) -> None:
     for layer, copy in copies:
+        compat.copy_vocabulary(layer, copy)
         for source, target in zip(layer.variables, copy.variables, strict=True):
             compat.get_tf_variable(target).assign(compat.get_tf_variable(source))

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from tfprune_init.backend.batches import Batches
+from tfprune_init.backend.replicas import find_replicas
 from tfprune_init.errors import ScoreError
 from tfprune_init.graph.variables import PrunableVariables, find_prunable_variables
 from tfprune_init.masks import Masks
@@ -33,7 +35,7 @@ class PruningStep:
         kept: Number of weights kept.
         seconds: Wall time of scoring and choosing.
         objective: Sum of the kept connections' scores, judged at the network these masks give, on the
-            batches that follow: for FORCE, the objective it maximizes. None for methods of one step or
+            batches that follow: for FORCE, the objective it maximizes. None for a search of one step, or
             without gradients.
     """
 
@@ -57,6 +59,7 @@ class SearchResult:
         variables: The variables that got masks, and the others with their reasons.
         resolved: The method with the caller's options in it.
         goal: How much was to stay.
+        loss: The loss that judged, in words; None if none did.
         collapse: How the network collapsed, and what to try; None if it did not. A search whose network dies on the
             way ends there, as nothing tells any more which of its weights to remove.
     """
@@ -69,6 +72,7 @@ class SearchResult:
     variables: PrunableVariables
     resolved: ResolvedMethod
     goal: Goal
+    loss: str | None
     collapse: str | None
 
 
@@ -99,6 +103,8 @@ def find(
         PruningError: As `tpi.prune_at_init`, but for a network that collapses: the result says so.
     """
     variables = find_prunable_variables(model, exclude=exclude, prune_bias=prune_bias)
+    # One walk for all that looks at data: a generator gives its batches only once.
+    data = None if data is None else Batches.of(data, find_replicas(model))
     selector = make_selector(model, variables, resolved, data, prune_bias)
     goal = selector.resolve_goal(sparsity, budget, model, data)
     with ScoringEngine(model, selector.variables.prunable, data=data, **resolved.engine_options) as engine:
@@ -178,7 +184,7 @@ def search_masks(
     if collapse is None and connectivity.lost:
         lost = ", ".join(connectivity.lost)
         collapse = describe_collapse(masks, len(plan), f"no signal from the inputs reaches {lost}")
-    if _has_objective(resolved):
+    if len(plan) > 1 and _has_objective(resolved):
         _judge_last(steps, resolved, method.scorer.score(engine, **resolved.criterion_options), masks)
     seconds = time.perf_counter() - began
     return SearchResult(
@@ -190,6 +196,7 @@ def search_masks(
         variables=selector.variables,
         resolved=resolved,
         goal=goal,
+        loss=engine.judged_by,
         collapse=collapse,
     )
 
