@@ -120,7 +120,9 @@ CONTRACTS: tuple[Contract, ...] = (
     ),
     # Optimizers of Keras 3.
     *_called("keras.src.optimizers.base_optimizer:BaseOptimizer", apply="grads trainable_variables"),
+    *_called("keras.src.optimizers.base_optimizer:BaseOptimizer", build="variables"),
     *_set("keras.src.optimizers.base_optimizer:BaseOptimizer", "_trainable_variables"),
+    *_set("keras.src.optimizers.adafactor:Adafactor", "_v", by="build"),
     *(
         contract
         for owner in (_OPTIMIZER, "keras.src.optimizers.base_optimizer:BaseOptimizer")
@@ -166,7 +168,8 @@ CONTRACTS: tuple[Contract, ...] = (
         ("loss_value",),
         read_in="tf_keras.src.engine.compile_utils:LossesContainer.__call__",
     ),
-    *_called("tf_keras.src.optimizers.optimizer:Optimizer", apply_gradients="grads_and_vars"),
+    *_called("tf_keras.src.optimizers.optimizer:Optimizer", apply_gradients="grads_and_vars", build="var_list"),
+    *_set("tf_keras.src.optimizers.adafactor:Adafactor", "_v", by="build"),
     *(
         Contract("tf_keras.src.callbacks:Callback", f"_implements_{mode}_batch_hooks", ())
         for mode in ("train", "test", "predict")

@@ -13,6 +13,7 @@ from tfprune_init.backend.instance_methods import get_replacement, replace_metho
 from tfprune_init.errors import EnforcementError
 from tfprune_init.graph.variables import ModelVariable, list_variables
 from tfprune_init.masking.constraint import MaskConstraint, get_constraint
+from tfprune_init.masking.finite_steps import check_divisions
 from tfprune_init.masking.gradient_masking import intercept_optimizer, restore_optimizer
 from tfprune_init.masks import Masks
 
@@ -36,8 +37,8 @@ def attach(model: Any, masks: Masks | None = None) -> None:
     in subclassed models, tf_keras), saving the whole model is refused: save weights, or use `wrap`.
 
     Training functions of your own that were traced before this call do not know the masks: trace them anew.
-    `strip` refuses a model whose pruned weights came back. Adafactor divides 0 by 0 where a row and a column of a
-    kernel get no gradient, as beside units that pruning disconnected: give it epsilon_1=1e-16.
+    `strip` refuses a model whose pruned weights came back. Adafactor would divide 0 by 0 where a row and a column of a
+    kernel get no gradient, as beside units that pruning disconnected; its step is 0 there instead.
 
     Args:
         model: A built model, Keras 3 or tf_keras, compiled or not.
@@ -47,7 +48,8 @@ def attach(model: Any, masks: Masks | None = None) -> None:
 
     Raises:
         MaskMismatchError: If the masks were made for another model; nothing is changed then.
-        EnforcementError: If `masks` is None and the model carries none.
+        EnforcementError: If `masks` is None and the model carries none, or if the optimizer divides 0 by 0 for
+            weights without a gradient (epsilon=0).
 
     Example:
         >>> import keras, tfprune_init as tpi
@@ -62,6 +64,7 @@ def attach(model: Any, masks: Masks | None = None) -> None:
         if masks is None:
             raise EnforcementError(f"Model {model.name!r} carries no masks; pass them. Received: masks=None.")
     variables = masks.check(model)
+    check_divisions(getattr(model, "optimizer", None))
     for path, target in variables.items():
         held = get_constraint(target.variable)
         if held is not None and (np.array_equal(held.mask, masks[path]) or held.set_mask(masks[path])):
@@ -133,8 +136,9 @@ def install_hooks(model: Any) -> None:
     compat.reset_train_function(model)
 
 
-def _compile(self: Any, *args: Any, **kwargs: Any) -> None:
-    type(self).compile(self, *args, **kwargs)
+def _compile(self: Any, optimizer: Any = "rmsprop", *args: Any, **kwargs: Any) -> None:
+    check_divisions(optimizer)
+    type(self).compile(self, optimizer, *args, **kwargs)
     intercept_optimizer(self.optimizer)
 
 
