@@ -23,6 +23,8 @@ _OWNERS = {
     "apply": ("BaseOptimizer", None),
     "apply_gradients": (None, "Optimizer"),
     "build": ("BaseOptimizer", "Optimizer"),
+    "_check_quantize_args": ("Layer", None),
+    "enable_lora": (None, None),
 }
 
 
@@ -31,7 +33,7 @@ def replace_method(owner: Any, name: str, function: Callable[..., Any]) -> None:
 
     Args:
         owner: A layer, model or optimizer of either Keras.
-        name: "compile", "fit", "get_config", or an optimizer's "apply", "apply_gradients" or "build".
+        name: One of those in `_OWNERS`.
         function: Called as `function(owner, *args, **kwargs)`; `type(owner)` has the original.
 
     Raises:
