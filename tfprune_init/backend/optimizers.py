@@ -37,14 +37,6 @@ def list_slots(optimizer: Any) -> list[tuple[Any, Any]]:
     return [pair for slots in lists for pair in zip(slots, variables, strict=True)]
 
 
-def list_parts(optimizer: Any) -> list[Any]:
-    """List the optimizers that take steps for another one: those inside it, or itself."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if not is_divided(inner):
-        return [inner]
-    return [part for one in inner.optimizers for part in list_parts(one)]
-
-
 def is_divided(optimizer: Any) -> bool:
     """Return whether an optimizer leaves each variable to one of several others."""
     return "MultiOptimizer" in get_class_names(optimizer)

@@ -8,8 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune_init.backend import compat
+from tfprune_init.backend.fit_support import find_optimizers
 from tfprune_init.backend.instance_methods import guard_values, replace_method, restore_method, unguard_values
-from tfprune_init.backend.optimizers import list_factored_moments, list_parts
+from tfprune_init.backend.optimizers import list_factored_moments
 from tfprune_init.errors import EnforcementError
 
 # What optimizers start their second moments from, or add to them. At least one of them must not be zero.
@@ -25,7 +26,7 @@ def check_divisions(optimizer: Any) -> None:
     Raises:
         EnforcementError: If its `epsilon` and its `initial_accumulator_value`, as far as it has them, are 0.
     """
-    for part in list_parts(optimizer):
+    for part in find_optimizers(optimizer):
         values = {name: getattr(part, name, None) for name in _ADDED}
         given = {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}
         if given and sum(given.values()) < np.finfo(np.float32).tiny:
