@@ -176,7 +176,9 @@ def test_attached_again_with_other_masks(masks: tpi.Masks) -> None:
 def test_what_is_saved_is_the_masked_sum(masks: tpi.Masks, tmp_path: Path) -> None:
     model, (x, _) = trained(masks), data()
     before = model.predict(x, verbose=0)
-    with pytest.raises(EnforcementError, match=r"Layer 'a'.*cannot save the masks.*save_weights"):
+    with pytest.raises(
+        EnforcementError, match=r"Layer 'a'.*cannot save the masks.*both LoRA and a constraint.*save_weights"
+    ):
         model.save(tmp_path / "model.keras")
     model.save_weights(tmp_path / "merged.weights.h5")
     plain, again = dense(), with_lora(dense())
@@ -291,6 +293,9 @@ def test_a_masked_embedding_refuses_lora_and_is_saved(tmp_path: Path) -> None:
     assert get_attached_masks(loaded) == {"embedding/embeddings": mask}
     with pytest.raises(ValueError, match="incompatible with embedding constraints"):
         loaded.layers[0].enable_lora(2)
+    tpi.attach(loaded)
+    with pytest.raises(EnforcementError, match="has masks attached"):
+        loaded.quantize("int8")
 
 
 # Weights behind a property
@@ -334,6 +339,34 @@ def test_a_weight_whose_zeros_do_not_stay_is_refused(kind: type) -> None:
         tpi.wrap(model, kept)
     assert get_attached_masks(model) is None
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_a_derived_weight_of_tf_keras() -> None:
+    K = pytest.importorskip("tf_keras")
+
+    class Derived(K.layers.Layer):  # type: ignore[misc, name-defined]
+        def __init__(self, shift: float, **kwargs: Any):
+            super().__init__(**kwargs)
+            self.shift = shift
+
+        def build(self, shape: Any) -> None:
+            self.stored = self.add_weight("kernel", shape=(6, 3))
+
+        @property
+        def kernel(self) -> Any:
+            return 2.0 * self.stored + self.shift
+
+        def call(self, x: Any) -> Any:
+            return x @ self.kernel
+
+    mask = tpi.Masks({"derived/kernel": np.random.default_rng(0).random((6, 3)) < 0.5})
+    shifted = K.Sequential([K.Input((6,)), Derived(1.0, name="derived")])
+    with pytest.raises(EnforcementError, match=r"derived/kernel would not hold.*Derived\.kernel"):
+        tpi.attach(shifted, mask)
+    model = K.Sequential([K.Input((6,)), Derived(0.0, name="derived")])
+    tpi.attach(model, mask)
+    assert not np.count_nonzero(model.layers[0].kernel.numpy()[~mask["derived/kernel"]])
+    assert held(tpi.strip(model), mask)
 
 
 def test_a_scaled_weight_is_held() -> None:

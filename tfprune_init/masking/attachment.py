@@ -143,7 +143,7 @@ def detach(model: Any) -> None:
             _release(target)
     for layer in [model, *compat.walk_layers(model)]:
         allow_new_weights(layer)
-        if get_replacement(layer, "get_config") is _refuse_config:
+        if get_replacement(layer, "get_config") in (_refuse_config, _refuse_lora_config):
             restore_method(layer, "get_config")
     for name in ("compile", "fit"):
         restore_method(model, name)
@@ -199,7 +199,7 @@ def _check_held(model: Any, target: ModelVariable, mask: np.ndarray) -> None:
 def _hold_lora(model: Any, target: ModelVariable, constraint: MaskConstraint) -> None:
     hold_product(target, constraint)
     reset_inference_functions(model)
-    replace_method(_serialized_layer(model, target), "get_config", _refuse_config)
+    replace_method(_serialized_layer(model, target), "get_config", _refuse_lora_config)
 
 
 def _release(target: ModelVariable) -> None:
@@ -282,4 +282,12 @@ def _refuse_config(self: Any) -> dict[str, Any]:
         "them would train its pruned weights back. Save weights only (model.save_weights), or use "
         "tpi.wrap(model, masks), whose masks are saved with the model, or call tpi.strip(model) first and "
         "tpi.attach(model, tpi.Masks.from_zeros(model)) after loading."
+    )
+
+
+def _refuse_lora_config(self: Any) -> dict[str, Any]:
+    raise EnforcementError(
+        f"Layer {self.name!r} ({type(self).__name__}) cannot save the masks attached to it, as Keras loads no layer "
+        "that has both LoRA and a constraint. Save weights only (model.save_weights, which stores the masked sum), or "
+        "call tpi.strip(model) first, which merges it, and tpi.attach(model, masks) after loading."
     )
