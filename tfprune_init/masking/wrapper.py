@@ -12,6 +12,7 @@ from tfprune_init.errors import EnforcementError, ModelError
 from tfprune_init.graph.variables import list_variables
 from tfprune_init.masking.attachment import attach, check_zeros, detach, get_attached_masks, install_hooks
 from tfprune_init.masking.constraint import MaskConstraint
+from tfprune_init.masking.derived_weights import check_holdable, is_lora, refuse_new_weights
 from tfprune_init.masks import Masks
 
 
@@ -57,6 +58,9 @@ class PrunableLayer(keras.layers.Wrapper):
             constraint = MaskConstraint(mask, then=variable.constraint)
             compat.set_constraint(variable, constraint)
             constraint.guard(variable)
+        for target in list_variables(self.layer):
+            if target.path in self._masks:
+                refuse_new_weights(target.layer)
         self.built = True
 
     def call(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -119,7 +123,8 @@ def wrap(model: Any, masks: Masks) -> Any:
 
     Raises:
         ModelError: If the model is subclassed, of tf_keras, wrapped already, or its class replaces a method
-            that the copy would lack.
+            that the copy would lack; or if masked layers have LoRA.
+        EnforcementError: If a layer does not compute with zeros where its variable has zeros.
         MaskMismatchError: If the masks were made for another model.
 
     Example:
@@ -143,7 +148,13 @@ def wrap(model: Any, masks: Masks) -> Any:
         raise ModelError(
             "tpi.wrap takes a plain model. Received: a wrapped one; tpi.attach(model, masks) changes its masks."
         )
-    masks.check(model)
+    for target in masks.check(model).values():
+        check_holdable(target, masks[target.path])
+        if is_lora(target):
+            raise ModelError(
+                f"tpi.wrap cannot save the masks of a sum. Received: layer {target.layer.name!r} with LoRA; use "
+                "tpi.attach(model, masks)."
+            )
     held = get_attached_masks(model)
     if held is not None:
         detach(model)
@@ -158,6 +169,9 @@ def wrap(model: Any, masks: Masks) -> Any:
 
 def strip(model: Any) -> Any:
     """Take masks off a model; pruned weights stay exactly zero.
+
+    With LoRA, the masked product is added to the kernel, as Keras does when it saves, and the second factor becomes
+    zero.
 
     Args:
         model: A model with masks attached, or wrapped.
