@@ -308,6 +308,12 @@ def test_an_event_after_the_collapse_says_that_it_came_before() -> None:
     assert "collapsed at step 1: no signal" in str(told[0].message)
     assert "collapsed before this search: every connection scores 0" in str(told[-1].message)
     assert [density for _, density in pruning.history] == [2 / SIZE] * 2
+    again = tpi.PruneDuringTraining(DATA, **{**asked, "events": 1}, schedule=lambda *_: plan[-1:])
+    with pytest.raises(NetworkCollapseError, match="before this search") as caught:
+        model.fit(*DATA, epochs=1, verbose=0, callbacks=[again])
+    text = io.StringIO()
+    caught.value.report.print(text)
+    assert "0 steps" in text.getvalue()
 
 
 def test_tf_mot() -> None:

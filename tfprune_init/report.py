@@ -213,8 +213,8 @@ class PruningReport:
         ]
         if self.loss is not None:
             lines.append(f"Connections were judged by {self.loss}.")
-        first, last = self.steps[0], self.steps[-1]
-        if len(self.steps) > 1 and last.objective is not None:
+        if len(self.steps) > 1 and self.steps[-1].objective is not None:
+            first, last = self.steps[0], self.steps[-1]
             lines.append(
                 f"Sensitivity of what is kept: {first.objective:.3g} after step 1 ({first.density:.1%} kept), "
                 f"{last.objective:.3g} after step {last.number}."
