@@ -227,13 +227,13 @@ def show_destroyed() -> Any:
                 cell.append(measure_error(build_lenet_5(seed), keep_largest(scores, sparsity)))
             keras.backend.clear_session()
         console.print(f"{seed + 1} of {options.networks} networks a cell", highlight=False)
-    told = [f"of 10: {s:.0%}" for s in SPARSITIES] if on_mnist else []
-    title = f"destroyed LeNet-5 of {options.networks}, and mean error % of all"
-    table = make_table(title, "method", *(f"{s:.0%}" for s in SPARSITIES), *told)
+    title = f"destroyed LeNet-5 of {options.networks}{' (report: of 10)' * on_mnist}, and mean error % of all"
+    table = make_table(title, "method", *(f"{s:.0%}" for s in SPARSITIES))
     for method, cells in errors.items():
         lost = [sum(1 - error / 100 < needed for error in cell) for cell in cells]
-        published = [str(count) for count in DESTROYED[method]] if on_mnist else []
-        table.add_row(method, *(f"{n}\n{np.mean(cell):.1f}" for n, cell in zip(lost, cells, strict=True)), *published)
+        told = [f" ({count})" if on_mnist else "" for count in DESTROYED[method]]
+        shown = zip(lost, told, cells, strict=True)
+        table.add_row(method, *(f"{n}{given}\n{np.mean(cell):.1f}" for n, given, cell in shown))
     console.print(table)
     console.print(f"Without pruning: {np.mean(dense):.1f}. Destroyed: {100 * needed:.1f} % right, or less.")
     return {"dense": dense, "error_percent": errors, "sparsities": SPARSITIES, "right_needed": needed}
