@@ -5,7 +5,7 @@ python examples/layers_figure.py --dataset cifar10 --data-dir ~/tensorflow_datas
 python examples/layers_figure.py --dataset cifar10 --data-dir ~/tensorflow_datasets --full
 
 The default takes 20 steps with FORCE and Iter-SNIP on batches of 32 images, --full 300 steps on batches of 128. A
-method whose network collapses has no curve; the title names it.
+method whose network collapses is drawn too, marked in the legend.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ options.output.mkdir(parents=True, exist_ok=True)
 
 print(f"{options.sparsity:.2%} on {data.description}; {steps} steps of {batch_size} images")
 for name in options.models:
-    found, lost = {}, []
+    found = {}
     for method in options.methods:
         model = getattr(tpi.models, name)(shape, data.classes, seed=0)
         model.compile(loss=loss)
@@ -54,15 +54,13 @@ for name in options.models:
         try:
             found[method] = tpi.find_masks(model, batches, sparsity=options.sparsity, method=method, **settings)
         except NetworkCollapseError as error:
-            lost.append(method)
+            found[method] = error.masks
             print(f"{name}, {method}: {str(error).partition('. ')[0]}")
-            continue
         empty = [path for path, mask in found[method].items() if not np.any(mask)]
         print(
             f"{name}, {method}: {found[method].kept:,} weights kept, {len(empty)} of {len(found[method])} layers empty"
         )
     figure = tpi.plots.layer_densities(found)
-    collapsed = f"; collapsed: {', '.join(lost)}" if lost else ""
-    figure.suptitle(f"{name} at {100 * options.sparsity:.10g}%{collapsed}", fontsize=10)
+    figure.suptitle(f"{name} at {100 * options.sparsity:.10g}%", fontsize=10)
     figure.savefig(options.output / f"{name}.png", dpi=150)
     print(f"wrote {options.output / f'{name}.png'}")

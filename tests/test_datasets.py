@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 from tfprune_init import datasets
+from tfprune_init.datasets.dataset import standardize
 from tfprune_init.errors import DataError, DatasetUnavailableError, MissingDependencyError, OptionError
 
 # Label counts of the official files, classes 0 to 9.
@@ -118,6 +119,29 @@ def test_batches_are_float_images_in_0_to_1_and_integer_labels() -> None:
     images, _ = arrays(ds.train)
     # Seventeen grey levels, exactly.
     np.testing.assert_array_equal(np.unique(images), np.arange(17, dtype=np.float32) / 16)
+
+
+def test_standardized_images_have_mean_0_and_deviation_1_over_the_training_images() -> None:
+    unit, found = datasets.load(), datasets.load(standardize=True)
+    train = np.concatenate([x for x, _ in unit.train.as_numpy_iterator()]).astype("float64")
+    for given, changed in ((unit.train, found.train), (unit.test, found.test)):
+        expected = (np.concatenate([x for x, _ in given.as_numpy_iterator()]) - train.mean()) / train.std()
+        images = np.concatenate([x for x, _ in changed.as_numpy_iterator()])
+        assert images.dtype == np.float32
+        np.testing.assert_allclose(images, expected, rtol=1e-4, atol=1e-5)
+    assert found.description == f"{unit.description}, standardized"
+
+
+def test_standardizing_takes_each_channel_by_itself_and_refuses_a_flat_one() -> None:
+    x = np.random.default_rng(0).random((20, 2, 2, 2), "float32") * np.float32([1, 100])
+    batches = tf.data.Dataset.from_tensor_slices((x, np.zeros(20, int))).batch(8)
+    made = datasets.Dataset("own", batches, batches, 2, (2, 2, 2), 20, 20, "own")
+    images = np.concatenate([x for x, _ in standardize(made).train.as_numpy_iterator()])
+    np.testing.assert_allclose(images.mean((0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(images.std((0, 1, 2)), 1, rtol=1e-5)
+    flat = batches.map(lambda x, y: (x * [1.0, 0.0], y))
+    with pytest.raises(DataError, match="all pixels of a channel are equal"):
+        standardize(dataclasses.replace(made, train=flat))
 
 
 def test_train_order_is_the_same_in_every_epoch_and_load_whatever_the_global_seed() -> None:

@@ -167,3 +167,39 @@ def test_destroyed(tmp_path: Path) -> None:
         cells = [cell.strip() for cell in line.split("│")[2:-1]]
         assert cells == [f"{rows[method, sparsity].destroyed} of 1" for sparsity in (0.75, 0.999)]
     assert rows["random", 0.999].destroyed == 1
+
+
+REPORTED = (52.5, 96.7, 99.3, 41.3, 83.2, 72.3)
+
+
+def test_the_snip_report_on_digits(tmp_path: Path) -> None:
+    asked = ("--networks", "1", "--methods", "magnitude", "random", "--images", "1437")
+    out = example("snip_report", tmp_path, *SHORT, *asked)
+    folder = tmp_path / "snip_report"
+    numbers = json.loads((folder / "numbers.json").read_text())
+    assert numbers["data"] == "digits: 1,437 training and 360 test images of 8x8x1, 10 classes, standardized"
+    # 64x300 + 300x100 + 100x10 and 410 biases; 150 + 2,400 + 64x120 + 120x84 + 84x10 and 236 biases.
+    for network, sparsity in (("lenet_300_100", 0.5), ("lenet_300_100", 0.95), ("lenet_5", 0.5), ("lenet_5", 0.95)):
+        table = [row for row in numbers["layers"] if (row["network"], row["sparsity"]) == (network, sparsity)]
+        size = {"lenet_300_100": 50_610, "lenet_5": 21_386}[network]
+        assert sum(row["weights"] for row in table) == size
+        pruned = sum(row["weights"] * row["pruned_percent"][0] / 100 for row in table)
+        assert pruned == pytest.approx(size - int(size * (1 - sparsity) + 1e-6), abs=0.01)
+    assert [row["network"] for row in numbers["errors"]] == ["lenet_300_100", "lenet_5"]
+    for row in numbers["errors"]:
+        results = tpi.Results.load(folder / row["network"])
+        assert row["error_percent"] == [[pytest.approx(100 - 100 * run.accuracy)] for run in results]
+    assert numbers["destroyed"]["right_needed"] == pytest.approx(0.1028 + 5 * (0.1028 * 0.8972 / 360) ** 0.5, abs=1e-3)
+    lost = {
+        method: [sum(1 - error / 100 < numbers["destroyed"]["right_needed"] for error in cell) for cell in cells]
+        for method, cells in numbers["destroyed"]["error_percent"].items()
+    }
+    for method, counts in lost.items():
+        (line,) = [line for line in out.splitlines() if line.startswith(f"│ {method}")]
+        assert [int(cell) for cell in line.split("│")[2:-1]] == counts
+    assert len(numbers["vgg"]) == 30
+    for figure in ("histograms", "neurons", "pixels", "vgg16_block5_conv3"):
+        assert is_picture(folder / f"{figure}.png")
+    # What was measured on MNIST stands beside nothing else.
+    assert "The report's numbers are for MNIST, so none are shown" in out
+    assert not any(f" {number} │" in line.rsplit("│", 2)[-2] + "│" for number in REPORTED for line in rows(out))

@@ -182,12 +182,13 @@ def test_collapses_and_failures_are_rows(tmp_path: Path) -> None:
     assert [run.id for run in again] == [run.id for run in first]
     assert [run.status for run in again] == ["trained", "trained", "collapsed"]
     lost = again[-1]
-    assert (lost.accuracy, lost.destroyed, lost.kept) == (None, True, None)
+    assert (lost.accuracy, lost.destroyed, lost.kept) == (None, True, 1)
     assert "The network collapsed" in lost.error
     row = again.summary()[-1]
     assert (row.mean, row.destroyed, row.collapsed, row.failed) == (GUESS, 1, 1, 0)
-    with pytest.raises(OptionError, match="collapsed"):
-        again.masks(lost)
+    assert again.masks(lost).kept == 1
+    with pytest.raises(OptionError, match="has no masks"):
+        again.masks(again[0])
 
 
 def test_a_network_that_learns_nothing_is_destroyed(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tf_keras
 from by_hand import batchnorm, conv, variables
 from model_kinds import KERAS
 
@@ -305,6 +306,66 @@ def test_at_the_highest_sparsity_one_path_is_left(K: Any, activation: str, steps
     assert (x.mean((1, 2)) @ w["c3/kernel"]).sum() > 0
     with pytest.raises(NetworkCollapseError):
         tpi.find_masks(model, None, sparsity=1 - 3 / size, method="synflow", steps=steps)
+
+
+# The code's own loop, without sparing.
+
+
+def by_the_code(w: Arrays, density: float, steps: int) -> tuple[Arrays, list[int]]:
+    """Masks of the code's loop for the stack, in float64, and how many weights each step keeps.
+
+    Each step multiplies the weights by the masks, scores them, and zeroes the masks of what scores no more than the
+    k-th smallest, where k is int((1 - density) N) for the density of the step.
+    """
+    masks = {f"d{i}/kernel": np.ones(w[f"d{i}/kernel"].shape) for i in range(3)}
+    kept = []
+    for step in range(steps):
+        share = density ** ((step + 1) / steps)
+        scores = by_products(w | {path: w[path] * mask for path, mask in masks.items()})
+        ranked = np.sort(np.concatenate([score.ravel() for score in scores.values()]))
+        k = int((1.0 - share) * ranked.size)
+        if k >= 1:
+            masks = {path: (score > ranked[k - 1]).astype(float) for path, score in scores.items()}
+        kept.append(int(sum(mask.sum() for mask in masks.values())))
+    return masks, kept
+
+
+@pytest.mark.parametrize("steps", [1, 7, 100])
+@pytest.mark.parametrize("kept", [38, 9])
+def test_without_sparing_masks_are_those_of_the_code(steps: int, kept: int) -> None:
+    model = stack(keras, ["tanh", "tanh", None])
+    expected, counts = by_the_code(absolute(model), kept / 95, steps)
+    asked = {"sparsity": 1 - kept / 95, "method": "synflow", "steps": steps, "avoid_layer_collapse": False}
+    report = tpi.prune_at_init(model, None, **asked)
+    # Before its last step the code rounds up and we down, which a schedule of its counts undoes.
+    assert [step.kept for step in report.steps] == pytest.approx(counts, abs=1)
+    assert report.masks.kept == counts[-1] == kept
+    assert report.options["avoid_layer_collapse"] is False
+    model = stack(keras, ["tanh", "tanh", None])
+    masks = tpi.find_masks(model, None, **asked, schedule=lambda density, _: [*(np.array(counts[:-1]) / 95), density])
+    assert masks == expected
+    assert tpi.find_masks(stack(tf_keras, ["tanh", "tanh", None]), None, **asked) == report.masks
+
+
+def test_without_sparing_a_layer_that_scores_least_goes() -> None:
+    """In one step the masks are the largest scores, though that empties a layer: here the widest."""
+    layers = [keras.layers.Dense(n, use_bias=False, name=f"d{i}") for i, n in enumerate((40, 40, 2))]
+    model = drawn(keras.Sequential([keras.layers.Input((2,)), *layers]))
+    scores = tpi.score(model, None, "synflow")
+    asked = {"sparsity": 1 - 10 / 1760, "method": "synflow", "steps": 1}
+    spared = tpi.find_masks(model, None, **asked)
+    assert min(int(mask.sum()) for mask in spared.values()) >= 1
+    with pytest.raises(NetworkCollapseError, match="Emptied: d1/kernel") as caught:
+        tpi.find_masks(model, None, **asked, avoid_layer_collapse=False)
+    threshold = np.sort(np.concatenate([score.ravel() for score in scores.values()]))[-10]
+    assert caught.value.masks == {path: score >= threshold for path, score in scores.items()}
+    assert caught.value.report.options["avoid_layer_collapse"] is False
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_other_methods_have_nothing_to_spare(given: bool) -> None:
+    with pytest.raises(OptionError, match="'magnitude' does not use avoid_layer_collapse"):
+        tpi.find_masks(stack(keras, [None] * 3), None, sparsity=0.5, method="magnitude", avoid_layer_collapse=given)
 
 
 @pytest.mark.slow

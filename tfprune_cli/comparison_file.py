@@ -22,7 +22,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PASSED_ON = ("methods", "sparsities", "seeds", "epochs", "out", "dense", "processes")
+PASSED_ON = ("methods", "sparsities", "seeds", "epochs", "out", "dense", "on_collapse", "processes")
 """Keys that `tpi.compare` takes as they are."""
 
 _REQUIRED = ("model", "data", "methods", "sparsities", "out")

@@ -14,7 +14,7 @@ from tfprune_init.methods import resolve_method
 from tfprune_init.methods.layer_collapse import compute_scores
 from tfprune_init.methods.mask_search import find
 from tfprune_init.progress import is_progress_shown
-from tfprune_init.report import PruningReport, build_report
+from tfprune_init.report import PruningReport, conclude_search
 from tfprune_init.scoring import ScoringEngine
 from tfprune_init.selection import Budget
 from tfprune_init.selection.schedules import Schedule
@@ -45,6 +45,8 @@ def prune_at_init(
     training: bool | None = None,
     seed: int = 0,
     jit_compile: bool = False,
+    avoid_layer_collapse: bool | None = None,
+    on_collapse: str = "raise",
     verbose: str | int | bool = "auto",
     **options: Any,
 ) -> PruningReport:
@@ -82,6 +84,10 @@ def prune_at_init(
             True unless the method says otherwise.
         seed: Seed of everything random.
         jit_compile: Compile the gradient step with XLA; slower on CPUs.
+        avoid_layer_collapse: False lets "synflow" prune as its scores say, also where that cuts off a layer, as its
+            code does; it spares such layers by default.
+        on_collapse: What a network is that no longer passes signals: "raise" for an error, "warn" for a warning, and
+            masks and report as of any other network.
         verbose: 0 shows nothing, 1 a progress bar, "auto" a progress bar on a terminal.
         **options: Options of the method's criterion and of the granularity, such as temperature=200 for "grasp",
             estimator= and samples= for "hessian", block_size=(1, 4) for "block", m=4 for "n_m".
@@ -95,7 +101,7 @@ def prune_at_init(
         DataError: If the data is empty, unbatched, holds NaN or Inf, or does not suit the loss.
         ScoreError: If scores are NaN or Inf, or no gradient reaches a variable.
         NetworkCollapseError: If the pruned network would pass no signal. The model is untouched then, as it
-            is after every other error.
+            is after every other error. It carries `masks` and `report` of the collapsed network.
 
     Warns:
         LossWarning: If the compiled loss judges a model that trains by a `train_step` of its own.
@@ -112,13 +118,14 @@ def prune_at_init(
     resolved = resolve_method(method, data, {
         "loss": loss, "steps": steps, "schedule": schedule, "batches": batches, "granularity": granularity,
         "allocation": allocation, "normalize": normalize, "shuffle": shuffle, "training": training, "seed": seed,
-        "jit_compile": jit_compile, **options,
+        "jit_compile": jit_compile, "avoid_layer_collapse": avoid_layer_collapse, "on_collapse": on_collapse, **options,
     })  # fmt: skip
     found = find(
         model, data, resolved, sparsity=sparsity, budget=budget, exclude=exclude, prune_bias=prune_bias, verbose=verbose
     )
+    report = conclude_search(model, found, prune_bias)
     attach(model, found.masks)
-    return build_report(model, found, prune_bias)
+    return report
 
 
 def find_masks(
@@ -146,7 +153,8 @@ def find_masks(
         prune_bias: Whether biases are prunable too.
         verbose: 0 shows nothing, 1 a progress bar, "auto" a progress bar on a terminal.
         **options: loss, steps, schedule, batches, granularity, allocation, normalize, shuffle, training, seed,
-            jit_compile, and options of the criterion and the granularity, as in `prune_at_init`.
+            jit_compile, avoid_layer_collapse, on_collapse, and options of the criterion and the granularity, as in
+            `prune_at_init`.
 
     Returns:
         Masks; every variable of the model has the bits it had before.
@@ -161,9 +169,10 @@ def find_masks(
         Masks(1 variables, 8 of 32 weights kept)
     """
     resolved = resolve_method(method, data, options)
-    return find(
+    found = find(
         model, data, resolved, sparsity=sparsity, budget=budget, exclude=exclude, prune_bias=prune_bias, verbose=verbose
-    ).masks
+    )
+    return conclude_search(model, found, prune_bias).masks
 
 
 def score(

@@ -36,7 +36,26 @@ class ScoreError(PruningError):
 
 
 class NetworkCollapseError(PruningError):
-    """The pruned network passes no signal from its inputs to its outputs."""
+    """The pruned network passes no signal from its inputs to its outputs.
+
+    Args:
+        message: How the network collapsed, and what to try.
+        masks: The masks of the collapsed network, `tpi.Masks`.
+        report: What is left of it, `tpi.PruningReport`.
+    """
+
+    def __init__(self, message: str, masks: Any, report: Any):
+        super().__init__(message)
+        self.masks = masks
+        self.report = report
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it travel between processes."""
+        return type(self), (*self.args, self.masks, self.report)
+
+
+class NetworkCollapseWarning(UserWarning):
+    """The pruned network passes no signal, and the caller asked for its masks: `on_collapse="warn"`."""
 
 
 class LossWarning(UserWarning):

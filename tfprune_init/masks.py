@@ -35,6 +35,11 @@ class Masks(Mapping[str, np.ndarray]):
     Args:
         masks: Mapping from path (`layer/variable`) to a boolean array of the variable's shape. Arrays are
             copied. Arrays of other dtypes are taken only if they hold nothing but 0 and 1.
+        collapse: How the network collapses under them; None if that is not known of them. It is saved with them, and
+            says nothing about whether masks are equal.
+
+    Attributes:
+        collapse: As given.
 
     Raises:
         MaskMismatchError: If there is no mask, or one holds something else than booleans.
@@ -46,10 +51,11 @@ class Masks(Mapping[str, np.ndarray]):
         (0.25, 1, 4)
     """
 
-    def __init__(self, masks: Mapping[str, npt.ArrayLike]):
+    def __init__(self, masks: Mapping[str, npt.ArrayLike], collapse: str | None = None):
         if not masks:
             raise MaskMismatchError("Masks need at least one entry. Received: an empty mapping.")
         self._masks = {str(path): _boolean(path, mask) for path, mask in masks.items()}
+        self.collapse = collapse
 
     def __getitem__(self, path: str) -> np.ndarray:
         return self._masks[path]
@@ -68,7 +74,8 @@ class Masks(Mapping[str, np.ndarray]):
     __hash__ = None  # type: ignore[assignment]  # equality by value, like a dict
 
     def __repr__(self) -> str:
-        return f"Masks({len(self)} variables, {self.kept:,} of {self.size:,} weights kept)"
+        collapsed = "" if self.collapse is None else "; the network collapses"
+        return f"Masks({len(self)} variables, {self.kept:,} of {self.size:,} weights kept{collapsed})"
 
     @property
     def size(self) -> int:
@@ -153,7 +160,7 @@ class Masks(Mapping[str, np.ndarray]):
         missing = [path for path in paths if path not in self]
         if missing:
             raise MaskMismatchError(f"Without a mask: {_listed(missing)}. Leave them alone with exclude=[...].")
-        return Masks({path: self[path] for path in paths})
+        return Masks({path: self[path] for path in paths}, self.collapse)
 
     def carried_to(self, model: Any) -> Masks:
         """Rename masks for the same architecture built again, whose automatic layer names differ.
@@ -184,7 +191,7 @@ class Masks(Mapping[str, np.ndarray]):
                 else f"mask {list(self)[first]} {mine[first][1]} against {candidates[first].path} {theirs[first][1]}"
             )
             raise MaskMismatchError(f"Model {model.name!r} is not the architecture of these masks: {where}.")
-        return Masks({t.path: mask for t, mask in zip(candidates, self.values(), strict=True)})
+        return Masks({t.path: mask for t, mask in zip(candidates, self.values(), strict=True)}, self.collapse)
 
     def shuffled(self, seed: int = 0) -> Masks:
         """The same number kept in each variable, at random places: what a method's layer densities alone are worth.
@@ -215,6 +222,7 @@ class Masks(Mapping[str, np.ndarray]):
             "format": _FORMAT,
             "version": _VERSION,
             "fingerprint": self.fingerprint,
+            "collapse": self.collapse,
             "masks": [{"path": name, "shape": list(mask.shape)} for name, mask in self.items()],
         }
         arrays: dict[str, Any] = {f"bits_{i}": np.packbits(mask) for i, mask in enumerate(self.values())}
@@ -237,6 +245,9 @@ class Masks(Mapping[str, np.ndarray]):
                         f"{os.fspath(path)!r} is not a mask file this version reads. "
                         f"Received: format {header.get('format')!r}, version {header.get('version')!r}."
                     )
+                collapse = header.get("collapse")  # files of earlier versions do not say
+                if not isinstance(collapse, (str, type(None))):
+                    raise ValueError(f"collapse is {collapse!r}")
                 masks = cls(
                     {
                         entry["path"]: np.unpackbits(
@@ -245,7 +256,8 @@ class Masks(Mapping[str, np.ndarray]):
                         .astype(bool)
                         .reshape(entry["shape"])
                         for i, entry in enumerate(header["masks"])
-                    }
+                    },
+                    collapse,
                 )
         except FileNotFoundError:
             raise

@@ -127,6 +127,8 @@ class SearchOptions(ScoreOptions, total=False):
     allocation: Any
     normalize: str | None
     shuffle: bool
+    avoid_layer_collapse: bool | None
+    on_collapse: str
     block_size: tuple[int, int]
     m: int
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import warnings
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
@@ -15,7 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tfprune_init.backend import compat
+from tfprune_init.errors import NetworkCollapseError, NetworkCollapseWarning
 from tfprune_init.files import write_json
+from tfprune_init.graph.output_kernels import find_output_kernels
 from tfprune_init.graph.variables import ModelVariable, SkippedVariable
 from tfprune_init.masks import Masks
 from tfprune_init.methods.mask_search import PruningStep, SearchResult
@@ -33,6 +36,8 @@ class LayerRow:
         kept: Number of weights kept.
         inputs: Number of its input units; `dead_inputs` of them keep no weight.
         outputs: Number of its output units; `dead_outputs` of them keep no weight.
+        makes_outputs: Whether its output units are outputs of the model, such as classes; False where that is not
+            known.
     """
 
     path: str
@@ -43,6 +48,7 @@ class LayerRow:
     dead_inputs: int
     outputs: int
     dead_outputs: int
+    makes_outputs: bool
 
     @property
     def density(self) -> float:
@@ -67,7 +73,9 @@ class PruningReport:
         skipped: Every other variable, with its reason.
         steps: The steps of the search, with seconds and objective.
         empty: Paths of variables that keep no weight (in a network that still passes signals).
-        connected: Whether every output still answers to the inputs; None if it could not be measured.
+        collapse: How the network collapsed, and what to try; None if it did not.
+        connected: Whether every output still answers to the inputs: all that the model returns are measured, and each
+            single class keeps a connection; None if it could not be measured.
         signal: How strongly each output answers (largest absolute derivative of a fixed random projection of
             the output with respect to the inputs), or None.
         seconds: Wall time of the search.
@@ -85,6 +93,7 @@ class PruningReport:
     skipped: tuple[SkippedVariable, ...]
     steps: tuple[PruningStep, ...]
     empty: tuple[str, ...]
+    collapse: str | None
     connected: bool | None
     signal: dict[str, float] | None
     seconds: float
@@ -99,6 +108,13 @@ class PruningReport:
     def density(self) -> float:
         """Density achieved."""
         return self.masks.density
+
+    @property
+    def unconnected_outputs(self) -> dict[str, tuple[int, int]]:
+        """Outputs of the model, such as classes, that keep no connection: their number and that of all, by kernel."""
+        return {
+            row.path: (row.dead_outputs, row.outputs) for row in self.layers if row.makes_outputs and row.dead_outputs
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the masks themselves, in types that JSON knows."""
@@ -117,6 +133,8 @@ class PruningReport:
             "skipped": [{**asdict(row), "shape": list(row.shape)} for row in self.skipped],
             "steps": [asdict(step) for step in self.steps],
             "empty": list(self.empty),
+            "collapse": self.collapse,
+            "unconnected_outputs": {path: list(counts) for path, counts in self.unconnected_outputs.items()},
             "connected": self.connected,
             "signal": self.signal,
             "seconds": self.seconds,
@@ -177,7 +195,7 @@ class PruningReport:
     def _remarks(self) -> list[str]:
         verdict = {
             True: "every output still answers to the inputs",
-            False: "some output answers to no input, as in the dense network",
+            False: "not every output answers to the inputs",
             None: "whether the network is still connected was not measured (no data, or nothing to differentiate by)",
         }[self.connected]
         plural = "" if len(self.steps) == 1 else "s"
@@ -185,22 +203,51 @@ class PruningReport:
             f"sparsity {self.sparsity:.4%} ({self._asked()}), {len(self.steps)} step{plural} "
             f"in {self.seconds:.1f} s; {verdict}."
         ]
+        if self.collapse is not None:
+            lines.append(self.collapse)
+        elif self.connected is False and not self.unconnected_outputs:
+            lines.append("Some output answers to no input, as in the dense network.")
+        lines += [
+            f"{dead} of {outputs} outputs of {path} keep no connection: they are the same for all inputs."
+            for path, (dead, outputs) in self.unconnected_outputs.items()
+        ]
         if self.loss is not None:
             lines.append(f"Connections were judged by {self.loss}.")
-        first, last = self.steps[0], self.steps[-1]
-        if last.objective is not None and len(self.steps) > 1:
+        if len(self.steps) > 1 and self.steps[-1].objective is not None:
+            first, last = self.steps[0], self.steps[-1]
             lines.append(
                 f"Sensitivity of what is kept: {first.objective:.3g} after step 1 ({first.density:.1%} kept), "
                 f"{last.objective:.3g} after step {last.number}."
             )
-        if self.empty:
+        if self.empty and self.collapse is None:
             lines.append(f"Empty, bypassed by other paths: {', '.join(self.empty)}.")
         return lines
+
+
+def conclude_search(model: Any, found: SearchResult, prune_bias: bool) -> PruningReport:
+    """Report what a search found, and judge it.
+
+    Args:
+        model: The model it looked at.
+        found: What it found.
+        prune_bias: Whether biases were prunable.
+
+    Raises:
+        NetworkCollapseError: If the network collapsed; a NetworkCollapseWarning in its place, if the caller asked for
+            that with on_collapse="warn".
+    """
+    report = build_report(model, found, prune_bias)
+    if found.collapse is not None:
+        if found.resolved.on_collapse == "raise":
+            raise NetworkCollapseError(found.collapse, found.masks, report)
+        warnings.warn(found.collapse, NetworkCollapseWarning, stacklevel=3)
+    return report
 
 
 def build_report(model: Any, found: SearchResult, prune_bias: bool) -> PruningReport:
     """Put a report together from what a search found."""
     left, goal = found.connectivity, found.goal
+    ends = find_output_kernels(model, found.variables.prunable)
 
     def row(target: ModelVariable) -> LayerRow:
         def units(axes: tuple[int, ...]) -> int:
@@ -215,8 +262,11 @@ def build_report(model: Any, found: SearchResult, prune_bias: bool) -> PruningRe
             dead_inputs=left.dead_inputs[target.path],
             outputs=units(target.units.outputs),
             dead_outputs=left.dead_outputs[target.path],
+            makes_outputs=target.path in ends,
         )
 
+    layers = tuple(row(target) for target in found.variables.prunable)
+    cut = any(one.makes_outputs and one.dead_outputs for one in layers)
     return PruningReport(
         model=model.name,
         method=found.resolved.method.name,
@@ -225,11 +275,12 @@ def build_report(model: Any, found: SearchResult, prune_bias: bool) -> PruningRe
         masks=found.masks,
         requested_sparsity=None if goal.limit else float(1 - goal.share),
         budget=goal.limit.describe(found.masks) if goal.limit else None,
-        layers=tuple(row(target) for target in found.variables.prunable),
+        layers=layers,
         skipped=found.variables.skipped,
         steps=found.steps,
         empty=left.empty,
-        connected=left.connected,
+        collapse=found.collapse,
+        connected=False if cut or found.collapse else left.connected,
         signal=left.signal,
         seconds=found.seconds,
         versions={

@@ -31,6 +31,7 @@ and, if wanted:
   loss = "sparse_categorical_crossentropy"
   from_logits = false            # without loss: this one, of logits
   dense = false                  # leave the unpruned network out
+  on_collapse = "warn"           # train what pruning cut in two as well
   processes = 2
 """
 

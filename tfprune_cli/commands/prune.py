@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from tfprune_cli.declaration import command, write_json_output
+from tfprune_cli.declaration import command, show_error, write_json_output
 from tfprune_cli.options import (
     Setting,
     data_options,
@@ -63,6 +63,8 @@ _EXAMPLES = """examples:
 @table_option("training")
 @table_option("normalize")
 @table_option("shuffle")
+@table_option("avoid_layer_collapse")
+@table_option("on_collapse")
 @table_option("jit_compile")
 @table_option("prune_bias")
 @table_option("exclude", multiple=True, help=read_table()["exclude"]["help"] + "; may be repeated")
@@ -97,6 +99,8 @@ def run(
     **named: Any,
 ) -> None:
     """Prune, write the run, and print the report; if anything fails, no folder is written."""
+    import warnings
+
     from rich.console import Console
 
     from tfprune_cli.data import check_data_options, first_outputs, load_data
@@ -104,6 +108,7 @@ def run(
     from tfprune_cli.run_folder import new_run, write_initial
     from tfprune_cli.saved_models import MODEL_FILE, load_model
     from tfprune_init.api import prune_at_init
+    from tfprune_init.errors import NetworkCollapseWarning
     from tfprune_init.experiments.storage import MASKS_FILE, PRUNED, REPORT_FILE, write_run_file
     from tfprune_init.graph.variables import find_prunable_variables
     from tfprune_init.methods import find_method
@@ -123,7 +128,9 @@ def run(
         which: dict[str, Any] = {"exclude": exclude or None, "prune_bias": prune_bias}
         initial = {t.path: t.tensor.numpy() for t in find_prunable_variables(model, **which).prunable}
         train = None if loaded is None else loaded.train
-        report = prune_at_init(model, train, sparsity=sparsity, budget=allowed, method=method, **which, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NetworkCollapseWarning)  # told below, without a line of code
+            report = prune_at_init(model, train, sparsity=sparsity, budget=allowed, method=method, **which, **options)
         report.masks.save(folder / MASKS_FILE)
         write_initial(folder, {path: initial[path] for path in report.masks})
         report.save(folder / REPORT_FILE)
@@ -140,6 +147,8 @@ def run(
             "versions": report.versions,
         }
         write_run_file(folder, PRUNED, about)
+    if report.collapse is not None:
+        show_error(NetworkCollapseWarning(f"warning: {report.collapse}"))
     if as_json:
         write_json_output({"run": output, **report.to_dict()})
         return

@@ -131,6 +131,7 @@ def _describe_masks(masks: Masks) -> dict[str, Any]:
         "size": masks.size,
         "kept": masks.kept,
         "fingerprint": masks.fingerprint,
+        "collapse": masks.collapse,
         "variables": rows,
         "empty": _find_empty(masks),
     }
@@ -159,7 +160,8 @@ def _make_table(masks: Masks, source: str) -> Table:
 def _make_mask_lines(masks: Masks) -> list[str]:
     empty = _find_empty(masks)
     lines = [f"sparsity {masks.sparsity:.4%}", f"fingerprint {masks.fingerprint}"]
-    return lines + ([f"Keep no weight: {', '.join(empty)}."] if empty else [])
+    lines += [f"Keep no weight: {', '.join(empty)}."] if empty else []
+    return lines if masks.collapse is None else [*lines, masks.collapse]
 
 
 def _make_run_lines(run: dict[str, Any]) -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
 
 from tfprune_init.backend.batches import disable_autotuning
+from tfprune_init.errors import DataError
 
 # Published names and sizes, so that a prepared copy that holds less is never reported as the real thing.
 _PUBLISHED = {
@@ -25,7 +26,8 @@ class Dataset:
 
     Attributes:
         name: "digits", or what TFDS calls it, with its configuration if it has several: "emnist/letters".
-        train: Batches of (images as float32 in 0..1 with a channel axis, integer labels), shuffled once.
+        train: Batches of (images as float32 in 0..1, or standardized, with a channel axis, integer labels), shuffled
+            once.
         test: The same for the held-out images (the validation split where there is no other), not shuffled.
         classes: Number of classes.
         input_shape: Shape of one image, (height, width, channels).
@@ -91,6 +93,34 @@ def make_dataset(
     train, test = (disable_autotuning(split.batch(batch_size).map(to_unit).prefetch(2)) for split in (train, test))
     description = _describe(name, sizes, classes, input_shape, held_out)
     return Dataset(name, train, test, classes, input_shape, *sizes, description)
+
+
+def standardize(dataset: Dataset) -> Dataset:
+    """Subtract the mean of each channel's training pixels from all images, and divide by their standard deviation.
+
+    Args:
+        dataset: The images; both splits are changed by the training split's numbers.
+
+    Raises:
+        DataError: If all training pixels of a channel are equal.
+    """
+    count, total, squares = 0, np.zeros(dataset.input_shape[-1]), np.zeros(dataset.input_shape[-1])
+    for images, _ in dataset.train.as_numpy_iterator():
+        pixels = images.reshape(-1, images.shape[-1]).astype(np.float64)
+        count, total, squares = count + len(pixels), total + pixels.sum(0), squares + np.square(pixels).sum(0)
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+    if (deviation < 1e-6).any():
+        raise DataError(
+            f"Images of {dataset.name!r} cannot be standardized: all pixels of a channel are equal. Received: standard "
+            f"deviations {deviation.tolist()}. Load them with standardize=False."
+        )
+
+    def shift(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return (images - mean.astype(np.float32)) / deviation.astype(np.float32), labels
+
+    train, test = (disable_autotuning(split.map(shift)) for split in (dataset.train, dataset.test))
+    return replace(dataset, train=train, test=test, description=f"{dataset.description}, standardized")
 
 
 def _describe(name: str, sizes: tuple[int, int], classes: int, input_shape: tuple[int, int, int], held_out: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from tfprune_init.checks import check_integer
 from tfprune_init.datasets.dataset import Dataset
+from tfprune_init.datasets.dataset import standardize as make_standardized
 from tfprune_init.datasets.digits import load_digits
 from tfprune_init.datasets.tfds import load_from_tfds
 from tfprune_init.registry import Registry
@@ -23,6 +24,7 @@ def load(
     *,
     batch_size: int = 128,
     seed: int = 0,
+    standardize: bool = False,
 ) -> Dataset:
     """Load an image classification dataset, ready to prune and train on.
 
@@ -39,6 +41,8 @@ def load(
         batch_size: Examples a batch; the last batch may be shorter.
         seed: Decides the order of the training images. For datasets too large for memory the order also
             depends on `tf.random.set_seed`, as for every shuffle buffer. The split never depends on it.
+        standardize: Whether each channel has mean 0 and standard deviation 1 over the training images, in place of
+            pixels from 0 to 1. The test images are changed by the same numbers.
 
     Returns:
         A `Dataset`.
@@ -46,7 +50,8 @@ def load(
     Raises:
         DatasetUnavailableError: If it is not prepared and cannot be downloaded, or a package it needs is missing.
         MissingDependencyError: If scikit-learn or TensorFlow Datasets is missing.
-        DataError: If it is not an image classification dataset with images of one size and a held-out split.
+        DataError: If it is not an image classification dataset with images of one size and a held-out split, or all
+            pixels of a channel are equal and are to be standardized.
         OptionError: If no dataset has this name, or `batch_size` or `seed` is out of range.
 
     Example:
@@ -58,6 +63,6 @@ def load(
         ([64, 8, 8, 1], [64])
     """
     batch_size, seed = check_integer("batch_size", batch_size, 1), check_integer("seed", seed, 0)
-    if name in DATASETS:
-        return DATASETS[name](batch_size, seed)
-    return load_from_tfds(name, data_dir, batch_size, seed)
+    local = DATASETS.get(name)
+    dataset = load_from_tfds(name, data_dir, batch_size, seed) if local is None else local(batch_size, seed)
+    return make_standardized(dataset) if standardize else dataset

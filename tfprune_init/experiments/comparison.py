@@ -38,6 +38,7 @@ def compare(
     optimizer: Any = None,
     loss: Any = None,
     dense: bool = True,
+    on_collapse: str = "raise",
     processes: int = 1,
     verbose: str | int | bool = "auto",
 ) -> Results:
@@ -65,6 +66,9 @@ def compare(
             train two models. "adam" by default.
         loss: Loss of uncompiled models; sparse categorical cross-entropy of logits by default.
         dense: Whether to train the unpruned network too, once a seed.
+        on_collapse: What becomes of a network that pruning cut in two. Its row says "collapsed", and its masks and
+            report are stored; "raise" does not train it, "warn" trains and evaluates it as any other. A method may
+            have its own, as an option.
         processes: Number of runs at a time. With more than one, each runs in its own process: `build_model`,
             `optimizer` and `data` must then be picklable (functions of a module; arrays, or a function that returns
             the data), and a script guards its call with `if __name__ == "__main__":`.
@@ -100,7 +104,7 @@ def compare(
     epochs, processes = check_integer("epochs", epochs, 1), check_integer("processes", processes, 1)
     visible = is_progress_shown(verbose)
     context = _make_context(build_model, data, optimizer, loss, Path(out))
-    specs = parse_methods(methods, context.data.train, dense)
+    specs = parse_methods(methods, context.data.train, dense, on_collapse)
     configs = _make_configs(context, specs, levels, chosen, epochs)
 
     prepare_folder(context.out)

@@ -41,14 +41,15 @@ class Run:
         epochs: Passes over the training data.
         status: "trained"; "collapsed", if pruning cut the outputs off from the inputs; "failed", if anything else
             stopped it.
-        error: Reason, if it was not trained.
+        error: Reason, if it collapsed or failed.
         size: Number of prunable weights.
         kept: Number of weights kept; None if masks were not found.
-        accuracy: Share of the test examples put into the right class, in [0, 1]; None if it was not trained.
+        accuracy: Share of the test examples put into the right class, in [0, 1]; None if it was not trained. A
+            collapsed network is trained only with on_collapse="warn".
         loss: Loss on the test examples; None if it was not trained, or is not finite.
         guess: Share of the most frequent class among the test examples.
         destroyed: Whether the trained network is not clearly better than the guess (by 5 standard errors), or
-            collapsed; None if it failed.
+            collapsed and was not trained; None if it failed.
         history: For each epoch what `fit` logs: loss and accuracy on the training data.
         steps: For each step of the search its number, density, weights kept and objective.
         layers: For each pruned variable its path, size and weights kept.
@@ -92,11 +93,11 @@ class SummaryRow:
         sparsity: Sparsity asked for.
         runs: Number of runs that did not fail.
         mean: Mean accuracy, in [0, 1]. A collapsed network gives the same outputs for every input, so it counts
-            as the guess. None if all runs failed.
+            as the guess, unless it was trained. None if all runs failed.
         std: Standard deviation over seeds (n - 1); None for a single run.
         low: Smallest accuracy.
         high: Largest accuracy.
-        destroyed: Number of networks not clearly better than guessing, collapsed ones included.
+        destroyed: Number of networks not clearly better than guessing, collapsed ones that were not trained included.
         collapsed: Number of networks that pruning cut in two.
         failed: Number of runs that something else stopped.
     """
@@ -170,7 +171,7 @@ class Results(Sequence[Run]):
         """Load the masks of one run.
 
         Raises:
-            OptionError: If it found none: it is the baseline, collapsed or failed.
+            OptionError: If it found none: it is the baseline, or failed.
         """
         path = self.out / RUNS / run.id / MASKS_FILE
         if not path.is_file():
@@ -220,8 +221,8 @@ class Results(Sequence[Run]):
         collapsed = sum(row.collapsed for row in rows.values())
         failed = sum(row.failed for row in rows.values())
         console.print(
-            f"{len(self)} runs; {destroyed} networks lost (destroyed: not clearly better than guessing), {collapsed} "
-            f"of them cut in two by pruning; {failed} failed.",
+            f"{len(self)} runs; {destroyed} networks lost (destroyed: not clearly better than guessing); {collapsed} "
+            f"cut in two by pruning; {failed} failed.",
             highlight=False,
         )
         for reason in dict.fromkeys(run.error for run in self if run.status == "failed"):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from tfprune_init.errors import OptionError
 from tfprune_init.methods import resolve_method
+from tfprune_init.options import OPTIONS
 
 DENSE = "dense"
 """The method of the baseline: nothing is pruned."""
@@ -123,8 +124,14 @@ def to_plain_values(value: Any) -> Any:
     return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
 
 
-def parse_methods(methods: Iterable[Any], data: Any, dense: bool) -> list[MethodSpec]:
+def parse_methods(methods: Iterable[Any], data: Any, dense: bool, on_collapse: str) -> list[MethodSpec]:
     """List the methods of a comparison, the dense baseline first.
+
+    Args:
+        methods: What the caller gave.
+        data: What connections are judged by.
+        dense: Whether the baseline is wanted.
+        on_collapse: The option of that name, for each method that does not have its own.
 
     Raises:
         OptionError: If one is malformed, or two have one label.
@@ -132,6 +139,11 @@ def parse_methods(methods: Iterable[Any], data: Any, dense: bool) -> list[Method
     if isinstance(methods, (str, Mapping)):
         raise OptionError(f'methods must be a list, such as ["snip", "force"]. Received: {methods!r}.')
     found = [MethodSpec.of(given, data) for given in methods]
+    if OPTIONS["on_collapse"].check(on_collapse) != OPTIONS["on_collapse"].default:
+        found = [
+            one if one.method == DENSE else replace(one, options={"on_collapse": on_collapse, **one.options})
+            for one in found
+        ]
     if not found:
         raise OptionError("methods is empty. Give at least one, such as methods=['force'].")
     if dense and not any(one.method == DENSE for one in found):

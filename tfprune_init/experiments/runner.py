@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from tfprune_init.api import prune_at_init
 from tfprune_init.backend.compat import get_keras, is_compiled, set_random_seed
-from tfprune_init.errors import ModelError, NetworkCollapseError, OptionError
+from tfprune_init.errors import ModelError, NetworkCollapseError, NetworkCollapseWarning, OptionError
 from tfprune_init.experiments.guessing import is_above_guessing
 from tfprune_init.experiments.inputs import ExperimentData, make_model, model_fingerprint
 from tfprune_init.experiments.results import Run
@@ -86,7 +86,8 @@ def run_one(context: ExperimentContext, config: RunConfig) -> Run:
     try:
         with _without_old_news():
             accuracy, loss = _trained(context, config, progress)
-        status = "trained"
+        error = None if progress.report is None else progress.report.collapse
+        status = "trained" if error is None else "collapsed"
     except NetworkCollapseError as reason:
         status, error = "collapsed", str(reason)
     except Exception as reason:  # noqa: BLE001 - whatever a model or kernel raises stops this run, not all
@@ -126,7 +127,11 @@ def run_one(context: ExperimentContext, config: RunConfig) -> Run:
 
 @contextmanager
 def _without_old_news() -> Iterator[None]:
-    """Silence that functions are traced often, as each run trains a new model, and that data of unknown size ends."""
+    """Silence what each run may say anew.
+
+    Functions are traced often, as each run trains a new model; data of unknown size ends; networks collapse, which the
+    rows tell.
+    """
 
     def is_news(record: logging.LogRecord) -> bool:
         return "triggered tf.function retracing" not in record.getMessage()
@@ -136,6 +141,7 @@ def _without_old_news() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Your input ran out of data")
+            warnings.simplefilter("ignore", NetworkCollapseWarning)
             yield
     finally:
         logger.removeFilter(is_news)
@@ -152,6 +158,12 @@ class _Progress:
     prune_seconds: float = 0.0
     train_seconds: float = 0.0
     trace: str | None = None
+
+    def keep_report(self, model: Any, report: PruningReport) -> None:
+        """Keep the report of a pruned model, and the names that its variables have in all runs."""
+        self.report = report
+        self.size = report.masks.size
+        self.names = make_stable_paths(model, report.masks)
 
 
 def _trained(context: ExperimentContext, config: RunConfig, progress: _Progress) -> tuple[float, float | None]:
@@ -170,13 +182,15 @@ def _trained(context: ExperimentContext, config: RunConfig, progress: _Progress)
         start = time.perf_counter()
         options: dict[str, Any] = {**({"seed": config.seed} if spec.seeded else {}), **spec.options}
         try:
-            progress.report = prune_at_init(
+            report = prune_at_init(
                 model, data.train, sparsity=config.sparsity, method=spec.method, verbose=0, **options
             )
+        except NetworkCollapseError as reason:
+            progress.keep_report(model, reason.report)
+            raise
         finally:
             progress.prune_seconds = time.perf_counter() - start
-        progress.size = progress.report.masks.size
-        progress.names = make_stable_paths(model, progress.report.masks)
+        progress.keep_report(model, report)
     set_random_seed(config.seed)  # the same dropout for all methods, whatever pruning drew
     start = time.perf_counter()
     logged = model.fit(data.training(config.seed), epochs=config.epochs, shuffle=False, verbose=0).history
@@ -218,7 +232,8 @@ def _finite(value: Any) -> float | None:
 def _store(out: Path, config: RunConfig, row: Run, progress: _Progress) -> None:
     with run_folder(out, config.id) as folder:
         if progress.report is not None:
-            masks = Masks({progress.names[path]: mask for path, mask in progress.report.masks.items()})
+            found = progress.report.masks
+            masks = Masks({progress.names[path]: mask for path, mask in found.items()}, found.collapse)
             masks.save(folder / MASKS_FILE)
             progress.report.save(folder / REPORT_FILE)
         if progress.trace is not None:

@@ -19,6 +19,7 @@ from tfprune_init.methods import resolve_method
 from tfprune_init.methods.goal import Goal
 from tfprune_init.methods.mask_search import search_masks
 from tfprune_init.methods.mask_selector import make_selector
+from tfprune_init.report import conclude_search
 from tfprune_init.scoring import ScoringEngine
 from tfprune_init.selection.schedules import compute_densities
 
@@ -40,7 +41,8 @@ class PruneDuringTraining(BackendCallback):
         schedule: Density at each event; the method's own by default, "halving" for methods of one step.
         exclude: What not to prune.
         prune_bias: Whether biases are prunable too.
-        **options: Options of `find_masks`: loss, batches, granularity, allocation, training, seed and the criterion's.
+        **options: Options of `find_masks`: loss, batches, granularity, allocation, training, seed,
+            on_collapse and the criterion's.
 
     Attributes:
         masks: The masks of the last event; None before the first.
@@ -48,6 +50,8 @@ class PruneDuringTraining(BackendCallback):
 
     Raises:
         OptionError: If an option is out of range or has no effect, or training ends before the last event.
+        NetworkCollapseError: If an event would leave a network that passes no signal. The masks stay those of the
+            event before. With on_collapse="warn", training goes on with the collapsed network.
 
     Example:
         >>> import keras, numpy as np, tfprune_init as tpi
@@ -128,6 +132,7 @@ class PruneDuringTraining(BackendCallback):
         left = {t.path: held.get(t.path, np.ones(t.shape, bool)) for t in targets}
         with ScoringEngine(self.model, targets, data=self._batches, **resolved.engine_options) as engine:
             found = search_masks(engine, self._selector, resolved, Goal(density), verbose=0, left=left)
+        conclude_search(self.model, found, self._prune_bias)
         attach(self.model, found.masks)
         self.model.make_train_function(force=True)  # fit goes on with it
         self.masks = found.masks

@@ -61,7 +61,8 @@ _CATALOGUE = [
         avoid_layer_collapse=True,
         summary="no data: 100 steps, keeps what carries most of the flow from inputs to outputs",
         reference="Tanaka et al., SynFlow, NeurIPS 2020",
-        follows="100 steps as in the paper; the code's command line does one by default.",
+        follows="100 steps as in the paper; the code's command line does one by default. Its "
+        "masks are those of avoid_layer_collapse=False.",
     ),
     Method(
         "hessian",

@@ -21,7 +21,7 @@ from tfprune_init.methods.mask_selector import MaskSelector, make_selector
 from tfprune_init.progress import is_progress_shown, track
 from tfprune_init.scoring import Arrays, ScoringEngine
 from tfprune_init.selection import Budget
-from tfprune_init.selection.connectivity import Connectivity, check_connectivity, make_collapse_error
+from tfprune_init.selection.connectivity import Connectivity, check_connectivity, describe_collapse
 from tfprune_init.selection.schedules import compute_densities
 
 
@@ -60,6 +60,8 @@ class SearchResult:
         resolved: The method with the caller's options in it.
         goal: How much was to stay.
         loss: The loss that judged, in words; None if none did.
+        collapse: How the network collapsed, and what to try; None if it did not. A search whose network dies on the
+            way ends there, as nothing tells any more which of its weights to remove.
     """
 
     masks: Masks
@@ -71,6 +73,7 @@ class SearchResult:
     resolved: ResolvedMethod
     goal: Goal
     loss: str | None
+    collapse: str | None
 
 
 def find(
@@ -97,7 +100,7 @@ def find(
         verbose: 0 shows nothing, 1 a progress bar, "auto" a progress bar on a terminal.
 
     Raises:
-        PruningError: As `tpi.prune_at_init`.
+        PruningError: As `tpi.prune_at_init`, but for a network that collapses: the result says so.
     """
     variables = find_prunable_variables(model, exclude=exclude, prune_bias=prune_bias)
     # One walk for all that looks at data: a generator gives its batches only once.
@@ -136,7 +139,6 @@ def search_masks(
 
     Raises:
         ScoreError: If scores are NaN or Inf, or all zero for the dense network.
-        NetworkCollapseError: If the network dies on the way or at the end.
     """
     began = time.perf_counter()
     method = resolved.method
@@ -148,14 +150,22 @@ def search_masks(
         engine.mask(left)
     steps: list[PruningStep] = []
     scores: Arrays | None = None
+    collapse = None
     engine.show_progress = len(plan) == 1 and is_progress_shown(verbose)
     bar = track(plan, method.name, shown=len(plan) > 1 and is_progress_shown(verbose))
     for number, share in enumerate(bar, 1):
         start = time.perf_counter()
         if scores is None:
             scores = compute_scores(engine, resolved)
-        _check_alive(scores, masks, None if method.regrow else masks, number, method.criterion)
         _judge_last(steps, resolved, scores, masks)
+        if _is_dead(scores, None if method.regrow else masks):
+            if number == 1 and left is None:
+                raise ScoreError(
+                    f"Every connection of the dense network scores 0 under {method.criterion!r}. Check that the loss "
+                    "depends on the outputs, the data is not constant, and the weights are initialized."
+                )
+            collapse = describe_collapse(masks, number - 1, "every connection scores 0")
+            break
         alive = None if method.regrow or (number == 1 and left is None) else masks
         wanted = share if goal.limit is None else goal.limit.find_density(scores, share, alive)
         if method.avoid_layer_collapse:
@@ -170,32 +180,29 @@ def search_masks(
     if resolved.shuffle:
         masks = dict(Masks(masks).shuffled(resolved.engine_options["seed"]))
         engine.mask(masks)
-    connectivity = check_connectivity(engine, targets, masks, len(plan))
+    connectivity = check_connectivity(engine, targets, masks)
+    if collapse is None and connectivity.lost:
+        lost = ", ".join(connectivity.lost)
+        collapse = describe_collapse(masks, len(plan), f"no signal from the inputs reaches {lost}")
     if len(plan) > 1 and _has_objective(resolved):
         _judge_last(steps, resolved, method.scorer.score(engine, **resolved.criterion_options), masks)
     seconds = time.perf_counter() - began
     return SearchResult(
-        Masks(masks),
-        tuple(steps),
-        connectivity,
-        engine.traces,
-        seconds,
-        selector.variables,
-        resolved,
-        goal,
-        engine.judged_by,
+        masks=Masks(masks, collapse=collapse),
+        steps=tuple(steps),
+        connectivity=connectivity,
+        traces=engine.traces,
+        seconds=seconds,
+        variables=selector.variables,
+        resolved=resolved,
+        goal=goal,
+        loss=engine.judged_by,
+        collapse=collapse,
     )
 
 
-def _check_alive(scores: Arrays, masks: Arrays, candidates: Arrays | None, number: int, criterion: str) -> None:
-    dead = not any((s if candidates is None else s[candidates[p]]).any() for p, s in scores.items())
-    if dead and number > 1:
-        raise make_collapse_error(masks, number - 1, "every connection scores 0")
-    if dead:
-        raise ScoreError(
-            f"Every connection of the dense network scores 0 under {criterion!r}. Check that the loss depends "
-            "on the outputs, the data is not constant, and the weights are initialized."
-        )
+def _is_dead(scores: Arrays, candidates: Arrays | None) -> bool:
+    return not any((s if candidates is None else s[candidates[p]]).any() for p, s in scores.items())
 
 
 def _has_objective(resolved: ResolvedMethod) -> bool:

@@ -71,7 +71,8 @@ class Method:
     def options(self) -> frozenset[str]:
         """Names of the options of `find_masks` that have an effect on it."""
         return frozenset(
-            {"granularity", "allocation"}
+            {"granularity", "allocation", "on_collapse"}
+            | ({"avoid_layer_collapse"} if self.avoid_layer_collapse else set())
             | ({"steps", "schedule"} if self.iterative else set())
             | ({"normalize"} if self.shares.compares_layers else set())
             | ({"shuffle"} if self.granularity == "weights" else set())

@@ -15,6 +15,9 @@ from tfprune_init.scoring.criteria import CRITERIA
 from tfprune_init.selection import GRANULARITIES, Allocation, Granularity, check_combination
 
 _ENGINE_DEFAULTS = {"batches": 1, "training": True}
+# The options that change the method itself.
+_OF_METHOD = ("steps", "schedule", "granularity", "allocation", "avoid_layer_collapse")
+_AVOIDANCE = frozenset(["avoid_layer_collapse"])
 # The option of a criterion that leaves weights without a score.
 _SAMPLE = "sample"
 
@@ -30,6 +33,7 @@ class ResolvedMethod:
         granularity_options: Options of the granularity.
         normalize: "l2" or "sum", what each variable's scores are divided by before they compete, or None.
         shuffle: Whether what is kept is moved to random places of each variable at the end.
+        on_collapse: "raise" or "warn": what a network that collapses is.
     """
 
     method: Method
@@ -38,6 +42,7 @@ class ResolvedMethod:
     granularity_options: Mapping[str, Any]
     normalize: str | None
     shuffle: bool
+    on_collapse: str
 
     @property
     def granularity(self) -> Granularity:
@@ -64,6 +69,8 @@ class ResolvedMethod:
             "steps": method.steps, "schedule": schedule, "granularity": method.granularity, "allocation": allocation,
             "regrow": method.regrow,
         }  # fmt: skip
+        if "avoid_layer_collapse" in find_method(method.name).options:
+            search["avoid_layer_collapse"] = method.avoid_layer_collapse
         extras = {"normalize": self.normalize, "shuffle": self.shuffle or None}
         given = {k: v for k, v in extras.items() if v}
         return {**search, **given, **engine, **self.criterion_options, **self.granularity_options}
@@ -89,17 +96,19 @@ def resolve_method(name: str, data: Any, options: Mapping[str, Any], *, for_mask
         raise OptionError(
             f"score() does not take {', '.join(search)}: it computes scores once and selects no masks. Leave it out."
         )
-    method = find_method(name)
+    registered = method = find_method(name)
     given = {k: v for k, v in options.items() if not _is_default(v, defaults.get(k))}
     _refuse_unknown(given)
     if method.needs_data and data is None:
         raise OptionError(f"Method {name!r} judges connections by data. Received: data=None.")
-    changed = {k: v for k, v in given.items() if k in ("steps", "schedule", "granularity", "allocation")}
+    changed = {k: v for k, v in given.items() if k in _OF_METHOD}
     if "granularity" in changed and "allocation" not in changed:
         changed["allocation"] = None
     method = replace(method, **changed)
     _check_granularity(method)
-    used = method.options | ({"seed"} if given.get("shuffle") else set())
+    # Whether there is something to avoid is said by the row of the catalogue, not by the caller.
+    used = (method.options - _AVOIDANCE) | (registered.options & _AVOIDANCE)
+    used |= {"seed"} if given.get("shuffle") else set()
     useless = [f"{key}={value!r}" for key, value in given.items() if key not in used]
     if useless:
         raise OptionError(
@@ -120,6 +129,7 @@ def resolve_method(name: str, data: Any, options: Mapping[str, Any], *, for_mask
         granularity_options={k: settings.get(k, v) for k, v in method.groups.options.items()},
         normalize=given.get("normalize"),
         shuffle=given.get("shuffle", False),
+        on_collapse=given.get("on_collapse", search_defaults["on_collapse"]),
     )
 
 

@@ -45,9 +45,9 @@ def accuracy_curve(results: Sequence[Run], *, title: str | None = None) -> Figur
     Returns:
         A figure whose x axis is logarithmic in density, and labelled by sparsity. Points are means over seeds, bars
         go from the worst to the best seed. A collapsed network answers every input alike: it counts as the guess
-        (the share of the most frequent class) and is marked by a cross there. The legend counts destroyed networks
-        and failed runs; failed runs have no accuracy. The dense baseline is a horizontal line with a band from its
-        worst to its best seed; random pruning is gray and dashed.
+        (the share of the most frequent class) unless it was trained, and is marked by a cross. The legend counts
+        destroyed networks and failed runs; failed runs have no accuracy. The dense baseline is a horizontal line with
+        a band from its worst to its best seed; random pruning is gray and dashed.
 
     Raises:
         OptionError: If no pruned network was run, or all runs failed.

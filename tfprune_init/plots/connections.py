@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfprune_init.errors import OptionError
-from tfprune_init.plots.inputs import choose_paths, get_masks, shorten_paths
+from tfprune_init.plots.inputs import choose_paths, get_masks, is_collapsed, shorten_paths
 from tfprune_init.plots.style import TINY, draw_legend_below, label_log_axis, new_figure, style_axes
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def connections_per_neuron(model: Any, masks: Any = None, *, paths: str | Iterab
         left.set_ylabel("number of units", fontsize=TINY)
     for axes in panels[len(wanted) :].flat:
         axes.set_axis_off()
-    draw_legend_below(figure, *panels[: len(wanted)].flat, columns=3)
+    title = "of a collapsed network" if is_collapsed(masks) else ""
+    draw_legend_below(figure, *panels[: len(wanted)].flat, columns=3, title=title)
     return figure
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from tfprune_init.backend.compat import is_model
 from tfprune_init.errors import OptionError
 from tfprune_init.graph.kernel_axes import KernelAxes, find_kernel_axes
-from tfprune_init.plots.inputs import choose_paths, get_masks, get_weights
+from tfprune_init.plots.inputs import choose_paths, get_masks, get_weights, mark_collapsed
 from tfprune_init.plots.style import SMALL, WIDTH, new_figure, style_axes
 
 if TYPE_CHECKING:
@@ -67,10 +67,10 @@ def kernel_heat_map(source: Any, path: str, *, model: Any = None, weights: Any =
         aspect="auto",
         interpolation="nearest",
     )
-    kept = np.count_nonzero(mask)
+    name, kept = mark_collapsed(path, masks), np.count_nonzero(mask)
     style_axes(
         axes,
-        title=f"{path}\n{kept:,} of {mask.size:,} weights kept ({100 * kept / mask.size:.3g}%); white: none",
+        title=f"{name}\n{kept:,} of {mask.size:,} weights kept ({100 * kept / mask.size:.3g}%); white: none",
         x=_label_axis("output", steps[1]),
         y=_label_axis("input", steps[0]),
     )

@@ -51,15 +51,25 @@ def get_weights(source: Any) -> dict[str, np.ndarray]:
     return {variable.path: np.asarray(variable.effective) for variable in list_variables(source)}
 
 
+def is_collapsed(source: Any) -> bool:
+    """Return whether masks, a report or a run are known to be of a collapsed network."""
+    return getattr(source, "collapse", None) is not None or getattr(source, "status", None) == "collapsed"
+
+
+def mark_collapsed(name: str, source: Any) -> str:
+    """Add to the name of a source that its network collapsed, if it is known to."""
+    return f"{name} (collapsed)" if is_collapsed(source) else name
+
+
 def name_sources(sources: Any) -> dict[str, Any]:
-    """Convert the sources of a figure to a dict by label.
+    """Convert the sources of a figure to a dict by label; labels of collapsed networks say so.
 
     Raises:
         OptionError: If it is no mapping from labels, or an empty one.
     """
     if not isinstance(sources, Mapping) or isinstance(sources, Masks) or not sources:
         raise OptionError(f'A mapping from label to masks is needed: {{"snip": masks}}. Received: {_shorten(sources)}.')
-    return {str(label): source for label, source in sources.items()}
+    return {mark_collapsed(str(label), source): source for label, source in sources.items()}
 
 
 def choose_paths(paths: str | Iterable[str] | None, known: Iterable[str]) -> list[str]:

@@ -164,7 +164,7 @@ def _draw_numbers(axes: Any, counts: _Counts, emptiest: list[int], names: dict[s
             fontweight="bold" if empty else "normal",
         )  # fmt: skip
     axes.set_yticks(range(len(emptiest)), [f"{names[counts.paths[i]]} (of {int(counts.sizes[i]):,})" for i in emptiest])
-    axes.set_xticks(range(kept.shape[1]), counts.labels)
+    axes.set_xticks(range(kept.shape[1]), [label.replace(" (", "\n(") for label in counts.labels])
     axes.xaxis.tick_top()
     which = f"the {len(emptiest)} emptiest layers" if len(emptiest) < len(counts.paths) else "each layer"
     style_axes(axes, title=f"Weights kept in {which}", small=TINY)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tfprune_init.errors import OptionError
-from tfprune_init.plots.inputs import get_rows
+from tfprune_init.plots.inputs import get_rows, mark_collapsed
 from tfprune_init.plots.style import draw_legend_below, get_look, label_log_axis, new_figure, style_axes
 
 if TYPE_CHECKING:
@@ -54,7 +54,12 @@ def objective_curve(reports: Any) -> Figure:
             )
         color, marker, line = get_look(number)
         style = {"color": color, "marker": marker, "linestyle": line, "markersize": 3.5, "linewidth": 1.2}
-        top.plot([step.number for step in judged], [step.objective for step in judged], label=label, **style)
+        top.plot(
+            [step.number for step in judged],
+            [step.objective for step in judged],
+            label=mark_collapsed(label, report),
+            **style,
+        )
         bottom.plot([step.number for step in steps], [100 * step.density for step in steps], **style)
     style_axes(top, title="Objective: the sum of the kept connections' scores", y="objective")
     style_axes(bottom, x="step", y="weights kept (%)")

@@ -24,11 +24,11 @@ class Point:
     Attributes:
         x: Position on the x axis.
         mean: Mean test accuracy in percent, over all runs that did not fail; a collapsed network answers every input
-            alike, so it counts as the guess.
+            alike, so it counts as the guess, unless it was trained.
         low: The worst of them, in percent.
         high: The best of them, in percent.
         runs: Number of runs.
-        guesses: For each collapsed network its accuracy, the guess, in percent.
+        collapsed: For each collapsed network its accuracy, in percent: the guess, unless it was trained.
     """
 
     x: float
@@ -36,7 +36,7 @@ class Point:
     low: float
     high: float
     runs: int
-    guesses: tuple[float, ...]
+    collapsed: tuple[float, ...]
 
 
 def check_runs(results: Sequence[Run]) -> list[Run]:
@@ -63,8 +63,8 @@ def make_points(runs: Sequence[Run], place: Callable[[Run], float]) -> list[Poin
 
 def _make_point(x: float, runs: list[Run]) -> Point:
     values = [100 * (run.guess if run.accuracy is None else run.accuracy) for run in runs]
-    guesses = tuple(100 * run.guess for run in runs if run.status == "collapsed")
-    return Point(x, statistics.fmean(values), min(values), max(values), len(values), guesses)
+    collapsed = tuple(value for run, value in zip(runs, values, strict=True) if run.status == "collapsed")
+    return Point(x, statistics.fmean(values), min(values), max(values), len(values), collapsed)
 
 
 def draw_curve(axes: Any, curve: list[Point], style: SeriesStyle, label: str, apart: float) -> None:
@@ -84,7 +84,7 @@ def draw_curve(axes: Any, curve: list[Point], style: SeriesStyle, label: str, ap
     axes.errorbar(xs, means, yerr=(below, above), fmt="none", ecolor=style.color, elinewidth=0.9, capsize=2.5)
     look = {"color": style.color, "marker": style.marker, "linestyle": style.line}
     axes.plot(xs, means, markersize=4, linewidth=1.3, label=label, **look)
-    lost = [(x, guess) for x, point in zip(xs, curve, strict=True) for guess in point.guesses]
+    lost = [(x, reached) for x, point in zip(xs, curve, strict=True) for reached in point.collapsed]
     if lost:
         axes.plot(*zip(*lost, strict=True), **_CROSS)
 
@@ -100,7 +100,7 @@ def draw_baseline(axes: Any, runs: Sequence[Run]) -> None:
 
 
 def draw_guess(axes: Any, runs: Sequence[Run]) -> None:
-    """Draw the level of guessing, and explain the crosses on it."""
+    """Draw the level of guessing, and explain the crosses of collapsed networks."""
     axes.axhline(100 * runs[0].guess, color="#999999", linewidth=0.8, linestyle=":", label="guessing one class")
     if any(run.status == "collapsed" for run in runs):
         axes.plot([], [], label="collapsed: pruning cut the network in two", **_CROSS)

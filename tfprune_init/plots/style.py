@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from tfprune_init.errors import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 WIDTH = 6.5  # inches: the text width of a page
 SMALL, TINY = 8, 7  # points
+_LINE, _HANDLE = 112, 8  # widths of a page, and of what stands before a label in a legend, in small characters
 GRAY = "#777777"
 LIGHT = "#dddddd"
 
@@ -64,7 +67,10 @@ def style_axes(axes: Any, *, title: str = "", x: str = "", y: str = "", small: f
 
 
 def draw_legend_below(figure: Any, *axes: Any, title: str = "", columns: int = 2) -> None:
-    """Draw a legend of all labels in `axes` below the whole figure, where it covers no data."""
+    """Draw a legend of all labels in `axes` below the whole figure, where it covers no data.
+
+    It has at most so many `columns`, fewer where labels are long.
+    """
     found: dict[str, Any] = {}
     for one in axes:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
@@ -73,13 +79,22 @@ def draw_legend_below(figure: Any, *axes: Any, title: str = "", columns: int = 2
         list(found.values()),
         list(found),
         loc="outside lower center",
-        ncols=min(columns, len(found)),
+        ncols=_fit_columns(list(found), columns),
         fontsize=SMALL,
         title=title or None,
         title_fontsize=SMALL,
         alignment="left",
         frameon=False,
     )
+
+
+def _fit_columns(labels: list[str], most: int) -> int:
+    """Return how many columns of a legend fit into a figure of full width, each as wide as its longest label."""
+    for columns in range(min(most, len(labels)), 1, -1):
+        parts = np.array_split(np.array([len(label) for label in labels]), columns)
+        if sum(int(part.max()) + _HANDLE for part in parts) <= _LINE:
+            return columns
+    return 1
 
 
 def label_log_axis(axis: Any, low: float, high: float, zero_at: float | None = None) -> None:

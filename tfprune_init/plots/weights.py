@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfprune_init.errors import MaskMismatchError, OptionError
-from tfprune_init.plots.inputs import choose_paths, get_masks, get_weights, shorten_paths
+from tfprune_init.plots.inputs import choose_paths, get_masks, get_weights, mark_collapsed, shorten_paths
 from tfprune_init.plots.style import LIGHT, TINY, draw_legend_below, label_log_axis, new_figure, style_axes
 
 if TYPE_CHECKING:
@@ -53,9 +53,8 @@ def weight_histograms(weights: Any, masks: Any, *, paths: str | Iterable[str] | 
     everything = np.concatenate([values[path].ravel() for path in masks])
     kept = np.concatenate([masks[path].ravel() for path in masks])
     counts, edges = _draw_histogram(top, everything, kept)
-    style_axes(
-        top, title=f"All {everything.size:,} prunable weights, {np.count_nonzero(kept):,} kept", y="number of weights"
-    )
+    title = f"All {everything.size:,} prunable weights, {np.count_nonzero(kept):,} kept"
+    style_axes(top, title=mark_collapsed(title, masks), y="number of weights")
     share = np.divide(100 * counts[1], counts[0], out=np.full(len(counts[0]), np.nan), where=counts[0] > 0)
     below.stairs(share, edges, color=_KEPT, linewidth=1.3)
     below.set_ylim(bottom=0)

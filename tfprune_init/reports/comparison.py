@@ -71,22 +71,22 @@ def _build_accuracy(results: Results) -> ReportSection:
         parts.append(FigureBlock(plots.accuracy_curve(results), caption))
     explanation = (
         "A network is destroyed if it is not clearly better (by 5 standard errors) than guessing the most frequent "
-        "class, or if pruning cut its outputs off from its inputs. Those count as the guess in the mean. Below: means "
-        "over seeds, and standard deviations (±)."
+        "class, or if pruning cut its outputs off from its inputs. Those count as the guess in the mean, unless they "
+        "were trained all the same. Below: means over seeds, and standard deviations (±)."
     )
     return ReportSection("Accuracy", [*parts, explanation, TableBlock(columns, rows)])
 
 
 def _build_masks(results: Results) -> list[ReportSection]:
-    """Show the masks of one seed, at the highest sparsity that most methods survive."""
+    """Show the masks of one seed, at the highest sparsity that most methods survive; collapsed ones are marked."""
     having = {
         sparsity: [run for run in results if run.sparsity == sparsity and run.seed == results[0].seed and run.layers]
         for sparsity in results.sparsities
     }
-    most = max((len(runs) for runs in having.values()), default=0)
-    if not most:
+    alive = {sparsity: sum(run.status == "trained" for run in runs) for sparsity, runs in having.items() if runs}
+    if not alive:
         return []
-    sparsity = max(sparsity for sparsity, runs in having.items() if len(runs) == most)
+    sparsity = max(sparsity for sparsity, count in alive.items() if count == max(alive.values()))
     runs = having[sparsity][:_METHODS]
     masks = {run.label: results.masks(run) for run in runs}
     where = f"at {format_percent(sparsity)}, seed {runs[0].seed}"

@@ -64,7 +64,7 @@ def pruning_page(
         ("method", report["method"]),
         *([("judged by", report["loss"])] if report.get("loss") else []),
         ("steps", f"{len(report['steps'])} in {format_seconds(report['seconds'])}"),
-        ("network", {True: "connected", False: "not connected", None: "not measured"}[report["connected"]]),
+        ("network", _describe_network(report)),
         ("empty layers", str(len(report["empty"]))),
     ]
     if epochs:
@@ -82,6 +82,12 @@ def pruning_page(
     sections.append(_list_options(report))
     about = "" if data is None else f"Scored and trained on {data}."
     return HtmlReport(f"{report['model']} pruned by {report['method']}", facts, about, sections)
+
+
+def _describe_network(report: Mapping[str, Any]) -> str:
+    if report.get("collapse") is not None:  # reports of earlier versions do not know it
+        return "collapsed"
+    return {True: "connected", False: "not connected", None: "not measured"}[report["connected"]]
 
 
 def _list_accuracies(epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -107,7 +113,12 @@ def _build_layers(report: Mapping[str, Any], masks: Masks) -> ReportSection:
     )
     drawn = plots.layer_densities({report["method"]: masks})
     dead = "Units that keep no weight are dead: their output is constant, and tpi.compact removes them."
-    return ReportSection("Layers", [TableBlock(columns, rows), dead, FigureBlock(drawn, caption)])
+    remarks = [] if report.get("collapse") is None else [report["collapse"]]
+    remarks += [
+        f"{lost} of {outputs} outputs of {path} keep no connection: they are the same for all inputs."
+        for path, (lost, outputs) in report.get("unconnected_outputs", {}).items()
+    ]
+    return ReportSection("Layers", [*remarks, TableBlock(columns, rows), dead, FigureBlock(drawn, caption)])
 
 
 def _list_unpruned(report: Mapping[str, Any]) -> ReportSection:
@@ -126,7 +137,7 @@ def _build_epoch_table(epochs: Sequence[Mapping[str, Any]]) -> TableBlock:
 
 def _build_search(report: Mapping[str, Any]) -> ReportSection:
     steps = [SimpleNamespace(**step) for step in report["steps"]]
-    drawn = plots.objective_curve({report["method"]: SimpleNamespace(steps=steps)})
+    drawn = plots.objective_curve({report["method"]: SimpleNamespace(steps=steps, collapse=report.get("collapse"))})
     caption = "Saliency of the kept connections at each step, measured in the pruned network, and their number."
     return ReportSection("Search", [FigureBlock(drawn, caption)])
 

@@ -9,7 +9,7 @@ from tfprune_init.errors import ModelError
 from tfprune_init.graph.variables import find_prunable_variables
 from tfprune_init.methods import resolve_method
 from tfprune_init.methods.mask_search import find
-from tfprune_init.report import PruningReport, build_report
+from tfprune_init.report import PruningReport, conclude_search
 from tfprune_init.tfmot.wrapping import check_legacy, check_reached, check_wrappable, wrap
 
 _REPORT = "_pruning_report"
@@ -68,7 +68,7 @@ def prune_at_init(
     own = {name: options.pop(name) for name in ("budget", "exclude", "prune_bias", "verbose") if name in options}
     resolved = resolve_method(method, data, options)
     found = find(model, data, resolved, sparsity=sparsity, **own)
-    report = build_report(model, found, own.get("prune_bias", False))
+    report = conclude_search(model, found, own.get("prune_bias", False))
     wrapped = wrap(model, found.masks)
     compiled = get_compile_arguments(model)
     if compiled is not None:

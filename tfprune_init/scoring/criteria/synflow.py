@@ -28,6 +28,8 @@ def synaptic_flow(engine: ScoringEngine) -> dict[str, np.ndarray]:
         float32 overflows or underflows in deep networks. Where a model ends in a softmax, R sums what goes into it.
         With an input of ones all attention weights are equal, so queries and keys carry no flow and are pruned first.
         No step removes a whole layer that could be kept: its best weight stays, and steps are halved where needed.
+        avoid_layer_collapse=False prunes as the code does: every step keeps the largest scores, whatever they cut off.
+        Before the last step the code rounds numbers of weights up; a schedule of those densities gives its very masks.
 
     References:
         Tanaka et al., Pruning neural networks without any data by iteratively conserving synaptic flow, NeurIPS 2020.
