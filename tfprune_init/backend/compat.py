@@ -40,6 +40,12 @@ def _tf_keras() -> Any:
     return sys.modules.get("tf_keras")
 
 
+def is_layer(obj: Any) -> bool:
+    """Whether `obj` is a layer or model of either Keras."""
+    legacy = _tf_keras()
+    return is_keras3(obj) or (legacy is not None and isinstance(obj, legacy.layers.Layer))
+
+
 def is_model(obj: Any) -> bool:
     """Whether `obj` is a model of either Keras."""
     legacy = _tf_keras()
@@ -86,7 +92,7 @@ def check_model(model: Any) -> None:
             "Keras must run on the TensorFlow backend: set KERAS_BACKEND=tensorflow before the first "
             f"import of keras. Received: backend {keras.backend.backend()!r}."
         )
-    if not model.built or not model.variables:
+    if not model.built or not get_variables(model):
         raise ModelError(
             f"Model {model.name!r} is not built, so it has no weights to score. Call it once on a batch, "
             "call model.build(input_shape), or start it with an Input. Received: an unbuilt model."
@@ -128,7 +134,12 @@ def walk_layer_attributes(model: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
 def get_own_variables(layer: Any) -> list[Any]:
     """Variables created by `layer` itself, not by a layer inside it."""
     inner = {id(v) for child in get_sublayers(layer) for v in child.variables}
-    return [v for v in layer.variables if id(v) not in inner]
+    return [v for v in get_variables(layer) if id(v) not in inner]
+
+
+def get_variables(layer: Any) -> list[Any]:
+    """All variables of a layer or model, without the vocabularies that lookup layers of tf_keras count among them."""
+    return [v for v in layer.variables if isinstance(v, (keras.Variable, tf.Variable))]
 
 
 def get_variable_name(layer: Any, variable: Any) -> str:
@@ -174,17 +185,10 @@ def get_local_copies(holder: tf.Variable) -> list[tf.Variable]:
     return list(holder.values) if isinstance(holder, tf.distribute.DistributedValues) else [holder]
 
 
-def find_mutable_variables(model: Any) -> list[tf.Variable]:
-    """Variables that a forward pass in training mode may move: statistics, seeds, metrics, recurrent states."""
-    moved = [v for v in model.variables if not getattr(v, "trainable", False)]
-    moved += list(model.non_trainable_variables)
-    # A model does not count the states of its stateful layers among its variables.
-    stateful = [layer for layer in walk_layers(model) if getattr(layer, "stateful", False) is True]
-    moved += [s for s in tf.nest.flatten([getattr(layer, "states", []) for layer in stateful]) if hasattr(s, "assign")]
-    for metric in model.metrics if getattr(model, "compiled", False) or is_keras3(model) else []:
-        moved += list(metric.variables)
-    unique = {id(get_tf_variable(v)): get_tf_variable(v) for v in moved}
-    return list(unique.values())
+def get_metric_variables(model: Any) -> list[Any]:
+    """Variables of the metrics of a model; none of a layer or a model of tf_keras that is not compiled."""
+    known = is_model(model) and (is_keras3(model) or getattr(model, "compiled", False))
+    return [variable for metric in model.metrics for variable in metric.variables] if known else []
 
 
 def find_seed_states(model: Any) -> list[tf.Variable]:

@@ -183,6 +183,7 @@ CONTRACTS: tuple[Contract, ...] = (
     *_called(_VARIABLE, _restore_from_tensors="restored_tensors", assign="value use_locking name read_value"),
     *_set(_VARIABLE, "_constraint"),
     Contract("tensorflow.python.framework.ops:Graph", "seed"),
+    Contract("tensorflow.python.trackable.autotrackable", "AutoTrackable"),
     Contract("tensorflow.python.eager.context:Context", "function_call_options"),
     *_called("tensorflow.python.eager.context", context="", FunctionCallOptions="executor_type config_proto"),
     Contract(

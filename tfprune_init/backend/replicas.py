@@ -124,7 +124,7 @@ def find_replicas(model: Any) -> Replicas:
             "Connections are scored by all replicas together. Received: a call from within strategy.run; call it "
             "outside, where it uses the strategy of the model by itself."
         )
-    holders = [compat.get_tf_variable(variable) for variable in model.variables]
+    holders = [compat.get_tf_variable(variable) for variable in compat.get_variables(model)]
     active = tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
     own = next((s for s in (getattr(h, "distribute_strategy", None) for h in holders) if s is not None), None)
     _refuse_parameter_servers(own or active, holders)

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune_init.backend import compat
-from tfprune_init.backend.overrides import restore_state
+from tfprune_init.backend.model_state import restore_state
 from tfprune_init.errors import ModelError
 from tfprune_init.graph.layer_rules import ChannelRecord, LayerRule, SignalContext, find_channel_rule, find_rule
 from tfprune_init.graph.signals import Signal, any_along, make_unknown_signal

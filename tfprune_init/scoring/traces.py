@@ -170,5 +170,5 @@ def state_of(model: Any, loss: Any) -> Hashable:
         loss: Any loss that `compile(loss=...)` takes, or None for the compiled loss, an attribute of the model.
     """
     layers = tuple((Same(layer), snapshot(own)) for layer, own in compat.walk_layer_attributes(model))
-    variables = tuple(Same(compat.get_tf_variable(variable)) for variable in model.variables)
+    variables = tuple(Same(compat.get_tf_variable(variable)) for variable in compat.get_variables(model))
     return layers, variables, snapshot(loss), compat.get_keras(model).backend.floatx()
