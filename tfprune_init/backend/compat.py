@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfprune_init.backend.contracts import require
@@ -193,11 +192,7 @@ def get_metric_variables(model: Any) -> list[Any]:
 
 def find_seed_states(model: Any) -> list[tf.Variable]:
     """States of the model's own random number generators (Keras 3 keeps them as variables)."""
-    return [
-        get_tf_variable(v)
-        for v in model.non_trainable_variables
-        if get_variable_name(model, v) == "seed_generator_state"
-    ]
+    return [get_tf_variable(v) for v in get_variables(model) if get_variable_name(model, v) == "seed_generator_state"]
 
 
 def call_model(model: Any, x: Any, training: bool) -> Any:
@@ -210,18 +205,6 @@ def call_model(model: Any, x: Any, training: bool) -> Any:
 def is_symbolic(model: Any) -> bool:
     """Whether the model is a graph of layers (Sequential or functional), with symbolic inputs."""
     return getattr(model, "inputs", None) is not None and bool(get_class_names(model) & {"Functional", "Sequential"})
-
-
-def make_example_input(model: Any, rng: np.random.Generator) -> Any:
-    """Two made-up examples for a symbolic model: uniform floats in 0..1, integers 0 and 1."""
-
-    def one(symbol: Any) -> tf.Tensor:
-        shape = (2, *(8 if size is None else size for size in symbol.shape[1:]))
-        dtype = tf.as_dtype(symbol.dtype)
-        values = rng.uniform(size=shape) if dtype.is_floating else rng.integers(0, 2, shape)
-        return tf.constant(values, dtype)
-
-    return tf.nest.map_structure(one, model.inputs[0] if len(model.inputs) == 1 else model.input)
 
 
 def to_differentiable_input(model: Any, x: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -42,26 +43,48 @@ def restore_state(model: Any) -> Iterator[None]:
 
 
 def find_state_variables(model: Any) -> list[tf.Variable]:
-    """Find every variable that a call of the model may write to, whether Keras counts it or not.
+    """Find every variable that a call of the model may write to, with its metrics."""
+    metrics = [compat.get_tf_variable(variable) for variable in compat.get_metric_variables(model)]
+    return _unique([*find_layer_variables(model), *metrics])
+
+
+def find_layer_variables(layer: Any) -> list[tf.Variable]:
+    """Find every variable that a layer holds, whether Keras counts it or not.
 
     Layers may write to their own weights (SpectralNormalization), to states that are no weights, and to variables of
     TensorFlow that Keras does not know.
 
     Args:
-        model: A built model or layer.
+        layer: A built layer or model.
 
     Returns:
-        The variables, each once.
+        The variables, each once, in an order that is the same for a copy of the layer.
     """
-    layers = [model, *compat.walk_layers(model)]
-    found = [*compat.get_variables(model), *compat.get_metric_variables(model)]
-    for layer in layers:
+    found = list(compat.get_variables(layer))
+    for part in [layer, *compat.walk_layers(layer)]:
         # A model does not count the states of its stateful layers among its variables.
-        states = getattr(layer, "states", []) if getattr(layer, "stateful", False) is True else []
+        states = getattr(part, "states", []) if getattr(part, "stateful", False) is True else []
         found += [state for state in tf.nest.flatten(states) if hasattr(state, "assign")]
-        found += _find_uncounted(list(vars(layer).values()))
-    unique = {id(holder): holder for holder in map(compat.get_tf_variable, found)}
-    return list(unique.values())
+        own = vars(part).keys() - find_bookkeeping(compat.get_keras(part))
+        found += _find_uncounted([vars(part)[name] for name in sorted(own)])
+    return _unique(map(compat.get_tf_variable, found))
+
+
+@functools.cache
+def find_bookkeeping(package: Any) -> frozenset[str]:
+    """Return the names of the attributes in which layers and compiled models hold what Keras needs to know of them.
+
+    Args:
+        package: keras or tf_keras.
+    """
+    name = "bookkeeping"
+    model = package.Model(name=name)
+    model.compile(package.optimizers.SGD(name=name))
+    return frozenset([*vars(model), *vars(package.layers.Layer(name=name))])
+
+
+def _unique(variables: Iterable[tf.Variable]) -> list[tf.Variable]:
+    return list({id(variable): variable for variable in variables}.values())
 
 
 def _find_uncounted(values: list[Any]) -> Iterator[tf.Variable]:

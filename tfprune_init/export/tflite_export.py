@@ -157,7 +157,8 @@ def export_with(
         examples = signature.synthetic(VERIFY_EXAMPLES)
 
     forward = InferenceFunction(stripped, signature)
-    reference = forward.reference(examples)
+    # Of the given model: what a copy lost must not pass for what the model computes.
+    reference = InferenceFunction(model, signature).reference(examples)
     ways = [None] if quantize is None else [None, quantize]
     extra = "int8" if measure and quantize != "int8" else None
     converted = convert(forward, ways, calibration or examples, extra, run)

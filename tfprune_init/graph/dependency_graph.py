@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune_init.backend import compat
+from tfprune_init.backend.example_input import make_example_input
 from tfprune_init.errors import ModelError, OptionError
 from tfprune_init.graph.channel_groups import (
     NO_LABEL,
@@ -152,7 +153,7 @@ def build_dependency_graph(model: Any, example: Any = None) -> DependencyGraph:
                 f"The units of a subclassed model are found by running it. Received: {type(model).__name__} and "
                 "example=None; pass example=..., one small batch of its inputs."
             )
-        example = compat.make_example_input(model, np.random.default_rng(0))
+        example = make_example_input(model, np.random.default_rng(0))
     calls, outputs = trace_calls(model, example, _find_inputs)
     variables = {target.path: target for target in list_variables(model)}
     skipped = {one.path: one.reason for one in find_prunable_variables(model).skipped}

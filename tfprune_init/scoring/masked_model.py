@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.batches import Batch, Batches
+from tfprune_init.backend.example_input import make_example_input
 from tfprune_init.backend.losses import DataLoss
 from tfprune_init.backend.model_state import StateSnapshot, find_state_variables
 from tfprune_init.backend.replicas import find_replicas
@@ -127,7 +128,7 @@ class MaskedModel:
         """Return the inputs of the last batch; random without data; None if their shapes are unknown too."""
         if self.has_data:
             return self.take(fresh=False)[0].x
-        return compat.make_example_input(self.model, self.rng) if compat.is_symbolic(self.model) else None
+        return make_example_input(self.model, self.rng) if compat.is_symbolic(self.model) else None
 
     @property
     def loss(self) -> DataLoss:
