@@ -19,6 +19,7 @@ from tfprune_init.backend.layer_copy import copy_layer, copy_state
 from tfprune_init.backend.model_state import find_layer_variables, restore_state
 from tfprune_init.compaction import compact
 from tfprune_init.errors import DataError, ExportError, ModelError, OptionError
+from tfprune_init.experiments.inputs import model_fingerprint
 
 
 def classes(package: str) -> dict[str, type]:
@@ -309,3 +310,16 @@ def test_an_example_is_asked_for_where_none_can_be_made_up() -> None:
     tpi.attach(model, masks)
     with pytest.raises(OptionError, match="example"):
         tpi.strip(model, example=x)
+
+
+@pytest.mark.parametrize("package", KERAS)
+def test_runs_of_models_that_read_other_words_are_told_apart(package: str) -> None:
+    K = KERAS[package]
+
+    def fingerprint(*known: str) -> str:
+        K.utils.set_random_seed(0)
+        layer = K.layers.StringLookup(output_mode="multi_hot", name="look_up")
+        layer.adapt(np.array(known))
+        return model_fingerprint(on_top(K, layer, K.Input((2,), dtype="string", name="words")))
+
+    assert fingerprint("a", "b") == fingerprint("a", "b") != fingerprint("a", "c")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,13 +118,37 @@ def has_saving_hooks(layer: Any) -> bool:
     return False
 
 
+def read_saved(model: Any) -> Iterator[tuple[str, bytes]]:
+    """Yield what the layers of a model would save beside the variables that Keras counts: statistics, vocabularies.
+
+    Yields:
+        The name of an entry or a file, and what is in it, in the order of the layers.
+    """
+    for layer in compat.walk_layers(model):
+        variables, assets = _find_hooks(layer)
+        if variables:
+            store: dict[str, Any] = {}
+            layer.save_own_variables(store)
+            counted = {np.asarray(compat.get_tf_variable(one)).tobytes() for one in compat.get_own_variables(layer)}
+            found = [(name, np.asarray(value).tobytes()) for name, value in sorted(store.items())]
+            yield from (entry for entry in found if entry[1] not in counted)
+        if assets:
+            with tempfile.TemporaryDirectory() as folder:
+                layer.save_assets(folder)
+                files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+                yield from [(str(path.relative_to(folder)), path.read_bytes()) for path in files]
+
+
+def _find_hooks(layer: Any) -> tuple[bool, bool]:
+    """Return whether a layer has a way of its own to save and load variables, and assets."""
+    base = compat.get_keras(layer).layers.Layer
+    own = [getattr(type(layer), hook, None) is not getattr(base, hook, None) for hook in _HOOKS]
+    return any(own[:2]), any(own[2:])
+
+
 def _copy_saved(layer: Any, copy: Any) -> None:
     """Copy what a layer would write to a file and read from it, where that is more than its variables."""
-    base = compat.get_keras(layer).layers.Layer
-    variables, assets = (
-        any(getattr(type(layer), hook, None) is not getattr(base, hook, None) for hook in hooks)
-        for hooks in (_HOOKS[:2], _HOOKS[2:])
-    )
+    variables, assets = _find_hooks(layer)
     try:
         if variables:
             store: dict[str, Any] = {}
