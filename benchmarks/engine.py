@@ -1,7 +1,7 @@
 """Speed and memory of the engine, in ratios measured within one process, interleaved, as medians.
 
     python benchmarks/engine.py                     # everything; about ten minutes on 2 cores
-    python benchmarks/engine.py score select        # some of it: score, again, order, select, memory, fit
+    python benchmarks/engine.py score select        # some of it: score, again, fixed, order, select, memory, fit
 
 Prints one JSON object. The unit of scoring is one "gradient step": forward and backward pass of the same
 model, batch and loss in a bare tf.function. Absolute seconds are of the machine it ran on.
@@ -137,6 +137,28 @@ def again() -> dict[str, Any]:
     return result
 
 
+def fixed() -> dict[str, Any]:
+    """What a search of one step costs beside the least that it can: one trace and one gradient step."""
+    seconds: dict[str, list[float]] = {"trace and gradient": [], "search": []}
+    for counted in range(6):
+        model, batch = vgg19_batch()
+        other, _ = vgg19_batch()  # no trace of it is there yet
+        for name, run in {
+            "trace and gradient": bare_gradient_step(model, batch),
+            "search": functools.partial(tpi.find_masks, other, batch, sparsity=0.8, method="snip", verbose=0),
+        }.items():
+            start = time.perf_counter()
+            run()
+            if counted:
+                seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        "model": "VGG19 at 32x32, batch 128, SNIP",
+        "seconds": medians,
+        "search_to_trace_and_gradient": medians["search"] / medians["trace and gradient"],
+    }
+
+
 def order() -> dict[str, Any]:
     """What it costs that sums have a fixed order: the same gradient step with and without."""
     seconds = {}
@@ -260,7 +282,15 @@ def tfmot_runs(data: Any) -> dict[str, Callable[[], Any]]:
     }
 
 
-BENCHMARKS = {"score": score, "again": again, "order": order, "select": select, "memory": memory, "fit": fit}
+BENCHMARKS = {
+    "score": score,
+    "again": again,
+    "fixed": fixed,
+    "order": order,
+    "select": select,
+    "memory": memory,
+    "fit": fit,
+}
 CHILDREN = {"memory-gradient": memory_gradient, "memory-force": memory_force}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfprune_init.backend.compat import walk_layers
+from tfprune_init.backend.compat import get_variables, walk_layers
 from tfprune_init.export import EdgeReport
 from tfprune_init.export.conversion import Converted, convert
 from tfprune_init.export.inference import InferenceFunction
@@ -121,6 +121,6 @@ def state_of(model: Any) -> str | None:
         if type(layer).__module__.split(".")[0] not in KERAS or "Lambda" in type(layer).__name__:
             return None
     state = hashlib.sha256(f"{type(model)} {model.to_json()}".encode())
-    for variable in model.variables:
+    for variable in get_variables(model):
         state.update(f"{variable.name} {variable.dtype} {variable.shape}".encode() + variable.numpy().tobytes())
     return state.hexdigest()

@@ -91,7 +91,7 @@ DATA = [
     ((x[:0], y[:0]), "empty"),
     ((np.where(x > 2.5, np.inf, x), y), "x of batch 1 holds NaN or Inf"),
     ((x, y, np.full(len(y), np.nan)), "sample_weight of batch 1"),
-    (x, "Received: numpy.ndarray"),
+    (x, r"must give \(x, y\)"),
     ([1, 2, 3, 4], "Received: builtins.list"),
     (tf.data.Dataset.from_tensor_slices((x, y)), "not batched"),
     (tf.data.Dataset.from_tensor_slices(x).batch(8), r"must give \(x, y\)"),

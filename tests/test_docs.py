@@ -17,6 +17,7 @@ from command import METHODS, call, scripts_in_process
 
 import tfprune_init
 from tfprune_init.methods.method import METHODS as REGISTERED
+from tfprune_init.options import make_markdown_table
 from tfprune_init.scoring.criteria.criterion_registry import CRITERIA
 
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
@@ -46,9 +47,10 @@ def blocks(page: str, language: str) -> list[str]:
         ("README.md", scripts_in_process),
         pytest.param("README.md", nullcontext, marks=pytest.mark.slow),
         ("docs/guide.md", nullcontext),
+        ("docs/losses.md", nullcontext),
         pytest.param("docs/experiments.md", nullcontext, marks=pytest.mark.slow),
     ],
-    ids=["README", "README, exported by processes", "guide", "experiments"],
+    ids=["README", "README, exported by processes", "guide", "losses", "experiments"],
 )
 def test_code_of_pages_runs(
     page: str, scripts: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -93,6 +95,10 @@ def test_the_page_of_methods_is_what_the_registers_say(tmp_path: Path) -> None:
     assert (ROOT / "docs" / "methods.md").read_text() == done.out
     for name in ("force", "grasp", "synflow", "exact", "snap_it", "skeletonization"):
         assert f"| `{name}` |" in done.out
+
+
+def test_the_guide_has_the_table_of_options() -> None:
+    assert make_markdown_table() in (ROOT / "docs" / "guide.md").read_text()
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

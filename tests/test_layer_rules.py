@@ -346,6 +346,25 @@ def test_queries_that_share_keys_are_one_unit() -> None:
     sliced["attend/attention_output/kernel"] = whole["attend/attention_output/kernel"][2:]
     check_against(model, attention(keras, 2, "GroupQueryAttention"), sliced)
 
+    done = compact(model)
+    assert done.left_whole == {}
+    assert kept(done)["attend/heads"] == [1, 2]
+    assert done.model.get_layer("attend").get_config()["num_query_heads"] == 4
+    for path in sliced:
+        np.testing.assert_array_equal(values(done.model)[path], sliced[path], err_msg=path)
+    assert_same(model, done.model, 1e-12)
+
+
+def test_queries_stay_while_one_of_those_that_share_keys_is_heard() -> None:
+    model = attention(keras, 2, "GroupQueryAttention")
+    output = values(model)["attend/attention_output/kernel"]
+    output[[0, 1, 2]] = 0  # both queries of head 0, and one of head 1
+    put(model, {"attend/attention_output/kernel": output})
+    done = compact(model)
+    assert kept(done)["attend/heads"] == [1]
+    assert values(done.model)["attend/query/kernel"].shape == (6, 2, 2)
+    assert_same(model, done.model, 1e-12)
+
 
 # Embeddings.
 

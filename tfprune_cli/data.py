@@ -15,7 +15,7 @@ import tensorflow as tf
 from tfprune_init.backend import compat
 from tfprune_init.backend.batches import ARRAY_BATCH, disable_autotuning, to_dataset
 from tfprune_init.checks import suggest
-from tfprune_init.datasets import Dataset, load
+from tfprune_init.datasets import DATASETS, Dataset, load
 from tfprune_init.errors import DataError, OptionError
 
 _TFDS = "tfds:"
@@ -57,9 +57,10 @@ def check_data_options(name: str | None, data_dir: str | None) -> None:
     Raises:
         OptionError: If `name` has none of the three forms, or `data_dir` no effect.
     """
-    if name is not None and not (name == "digits" or name.startswith(_TFDS) or names_function(name)):
+    if name is not None and not (name in DATASETS or name.startswith(_TFDS) or names_function(name)):
         raise OptionError(
-            f"--data takes digits, tfds:NAME, such as tfds:mnist, or package.module:function. Received: {name!r}"
+            f"--data takes {', '.join(DATASETS)}, tfds:NAME, such as tfds:mnist, or package.module:function. "
+            f"Received: {name!r}"
         )
     if data_dir is not None and not (name or "").startswith(_TFDS):
         raise OptionError("--data-dir is for data sets of TFDS: it needs --data tfds:NAME.")

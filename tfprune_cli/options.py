@@ -3,14 +3,52 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 LARGEST_SEED = 2**32 - 1
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+@cache
+def read_table() -> dict[str, dict[str, Any]]:
+    """Read the table of options of `tfprune_init`, which is not imported for it: that would import TensorFlow."""
+    spec = find_spec("tfprune_init")
+    return tomllib.loads(Path(str(spec and spec.origin)).with_name("options.toml").read_text(encoding="utf-8"))
+
+
+def table_option(name: str, **settings: Any) -> Callable[[F], F]:
+    """Add the option of that name in the table, with its help, type, default and choices; `settings` go before."""
+    entry = read_table()[name]
+    flag = f"--{name.replace('_', '-')}"
+    settings = {"help": entry["help"], **settings}
+    if entry["type"] == "boolean" and "default" not in entry:
+        return click.option(f"{flag}/--no-{flag[2:]}", default=None, **settings)
+    if entry["type"] == "boolean":
+        return click.option(flag, is_flag=True, **settings)
+    if "choices" in entry:
+        return click.option(flag, type=click.Choice(entry["choices"]), **settings)
+    if "default" in entry:
+        settings = {
+            "default": entry["default"],
+            **settings,
+            "help": f"{settings['help']} (default: {entry['default']})",
+        }
+    if entry["type"].startswith("integer"):
+        settings = {"type": WholeNumber(int(entry["type"][-1]), 1_000_000), "metavar": "N", **settings}
+    return click.option(flag, **{"metavar": "NAME", **settings})
 
 
 def data_options(use: str) -> Callable[[F], F]:
@@ -29,11 +67,10 @@ def data_options(use: str) -> Callable[[F], F]:
 
 def loss_options(function: F) -> F:
     """Add `--loss` and `--from-logits`."""
-    loss = click.option(
-        "--loss",
-        metavar="NAME",
-        help="Keras's name of the loss, such as sparse_categorical_crossentropy (default: the one the model is "
-        "compiled with)",
+    loss = table_option(
+        "loss",
+        help="Keras's name of the loss, such as sparse_categorical_crossentropy (default: the "
+        "one the model is compiled with)",
     )
     logits = click.option(
         "--from-logits", is_flag=True, help="the model's outputs are logits, not probabilities; with --loss"
@@ -43,7 +80,7 @@ def loss_options(function: F) -> F:
 
 def seed_option(use: str) -> Callable[[F], F]:
     """Add `--seed`; `use` says what it is the seed of."""
-    return click.option("--seed", type=WholeNumber(0, LARGEST_SEED), default=0, metavar="N", help=f"{use} (default: 0)")
+    return table_option("seed", type=WholeNumber(0, LARGEST_SEED), help=use)
 
 
 def json_option(function: F) -> F:

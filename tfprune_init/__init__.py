@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tfprune_init.errors import PruningError
     from tfprune_init.experiments import Results, compare
     from tfprune_init.export import EdgeReport, export_tflite, exporter
+    from tfprune_init.graph.string_inputs import cut_string_inputs
     from tfprune_init.masking.attachment import attach
     from tfprune_init.masking.callbacks import PruneDuringTraining
     from tfprune_init.masking.gradient_masking import mask_gradients
@@ -50,6 +51,7 @@ __all__ = [
     "attach",
     "compact",
     "compare",
+    "cut_string_inputs",
     "datasets",
     "distribute",
     "errors",
@@ -80,6 +82,7 @@ _HOMES = {
     "errors": ("PruningError",),
     "experiments": ("Results", "compare"),
     "export": ("EdgeReport", "export_tflite", "exporter"),
+    "graph.string_inputs": ("cut_string_inputs",),
     "masking.attachment": ("attach",),
     "masking.callbacks": ("PruneDuringTraining",),
     "masking.gradient_masking": ("mask_gradients",),

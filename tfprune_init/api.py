@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,11 @@ from tfprune_init.report import PruningReport, build_report
 from tfprune_init.scoring import ScoringEngine
 from tfprune_init.selection import Budget
 from tfprune_init.selection.schedules import Schedule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from tfprune_init.options import ScoreOptions, SearchOptions
 
 
 def prune_at_init(
@@ -47,16 +52,18 @@ def prune_at_init(
 
     Args:
         model: A built model, Keras 3 or tf_keras.
-        data: A batched tf.data.Dataset of (x, y) or (x, y, sample_weight), or a tuple of such arrays, batched by
-            128. None for methods that look at no data; given to them, it only serves the check that signals
-            still pass.
+        data: A batched tf.data.Dataset of (x, y), (x, y, sample_weight), or x alone where the loss takes no labels.
+            Or such arrays, batched by 128: NumPy, tensors (ragged ones too), pandas, lists, in tuples and dicts. Or
+            batches from Python: a list of tuples, a PyDataset, a generator, a function that makes one. None for
+            methods that look at no data; given to them, it only serves the check that signals still pass.
         sparsity: Share of the prunable weights to remove, in [0, 1); of blocks, channels or units for
             a granularity of these.
         budget: What may stay, in place of `sparsity`: `tpi.Budget(weights=...)`, `tpi.Budget(parameters=...)` or
             `tpi.Budget(multiply_adds=...)`. The largest selection in rank order that fits is kept.
         method: One of `list_methods()`.
-        loss: What `compile(loss=...)` takes; the compiled loss by default. Weight regularizers are left out of
-            it, losses that layers add are part of it.
+        loss: What `compile(loss=...)` takes, or a function (model, batch), told by these names, that returns a scalar.
+            By default what the model trains with: its own `compute_loss`, the compiled loss, or the losses that its
+            layers add. Weight regularizers are left out of it, losses that layers add are part of it.
         steps: Number of steps, for iterative methods.
         schedule: "exponential", "linear", "halving", "one_shot" or a function of (density, steps), for
             iterative methods.
@@ -90,6 +97,9 @@ def prune_at_init(
         NetworkCollapseError: If the pruned network would pass no signal. The model is untouched then, as it
             is after every other error.
 
+    Warns:
+        LossWarning: If the compiled loss judges a model that trains by a `train_step` of its own.
+
     Example:
         >>> import keras, numpy as np, tfprune_init as tpi
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(3)])
@@ -121,7 +131,7 @@ def find_masks(
     exclude: Exclusion | Iterable[Exclusion] | None = None,
     prune_bias: bool = False,
     verbose: str | int | bool = "auto",
-    **options: Any,
+    **options: Unpack[SearchOptions],
 ) -> Masks:
     """Find masks without touching the model.
 
@@ -165,7 +175,7 @@ def score(
     exclude: Exclusion | Iterable[Exclusion] | None = None,
     prune_bias: bool = False,
     verbose: str | int | bool = "auto",
-    **options: Any,
+    **options: Unpack[ScoreOptions],
 ) -> dict[str, np.ndarray]:
     """Score every prunable connection once, without touching the model.
 

@@ -10,7 +10,13 @@ from typing import Any
 
 
 class PruningError(Exception):
-    """Base class of every error this package raises on purpose."""
+    """Base class of every error this package raises on purpose.
+
+    Attributes:
+        ag_pass_through: AutoGraph leaves errors that have it as they are, where it would raise another one in place.
+    """
+
+    ag_pass_through = True
 
 
 class OptionError(PruningError, ValueError):
@@ -31,6 +37,10 @@ class ScoreError(PruningError):
 
 class NetworkCollapseError(PruningError):
     """The pruned network passes no signal from its inputs to its outputs."""
+
+
+class LossWarning(UserWarning):
+    """Connections are judged by a loss that the model may not train with."""
 
 
 class MaskMismatchError(PruningError, ValueError):

@@ -1,15 +1,58 @@
-"""One table of the options that `prune_at_init`, `find_masks`, `score`, the command line and TOML files share."""
+"""The table of options that the Python API, the command line, TOML files and docs/guide.md share: options.toml.
+
+`python -m tfprune_init.options` prints it as docs/guide.md has it. The command line reads the file, not this module,
+because help must not wait for TensorFlow.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
 
 from tfprune_init.checks import check_integer
 from tfprune_init.errors import OptionError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def _check_positive(name: str, value: Any) -> int:
+    return check_integer(name, value, 1)
+
+
+def _check_not_negative(name: str, value: Any) -> int:
+    return check_integer(name, value, 0)
+
+
+def _check_truth(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise OptionError(f"{name} must be True or False. Received: {name}={value!r}.")
+    return bool(value)
+
+
+def _take(name: str, value: Any) -> Any:
+    return value
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "integer from 1": _check_positive,
+    "integer from 0": _check_not_negative,
+    "boolean": _check_truth,
+    "any": _take,
+}
+
+_VALUES = {
+    "integer from 1": "an integer, 1 or more",
+    "integer from 0": "an integer, 0 or more",
+    "boolean": "`True`, `False`",
+}
 
 
 @dataclass(frozen=True)
@@ -18,21 +61,21 @@ class Option:
 
     Attributes:
         name: What it is called, in Python, on the command line (with dashes) and in TOML.
+        type: How a value is checked: "integer from 0", "integer from 1", "boolean", or "any".
+        applies_to: "search" (how masks are selected), "engine" (how the network is looked at), or "call" (all else).
         help: What it says, in one line.
         default: Its default; None leaves the choice to the method.
-        applies_to: "search" (how masks are selected), "engine" (how the network is looked at), or "call" (all else).
-        parse: Function of name and value that returns the value or raises OptionError; None for no check here.
         choices: The values, where they are few.
-        flag: Whether it has a flag on the command line.
+        values: What the guide says of the values, where type and choices do not say it.
     """
 
     name: str
-    help: str
-    default: Any
+    type: str
     applies_to: str
-    parse: Callable[[str, Any], Any] | None = None
+    help: str
+    default: Any = None
     choices: tuple[str, ...] = ()
-    flag: bool = True
+    values: str = ""
 
     def check(self, value: Any) -> Any:
         """Return the value, if the option takes it.
@@ -48,91 +91,44 @@ class Option:
         """
         if self.choices and value not in self.choices:
             raise OptionError(f"{self.name} must be one of {self.choices}, or None. Received: {self.name}={value!r}.")
-        return value if self.parse is None else self.parse(self.name, value)
+        return _CHECKS[self.type](self.name, value)
 
 
-def _check_positive(name: str, value: Any) -> int:
-    return check_integer(name, value, 1)
+def _read_options() -> dict[str, Option]:
+    table = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+    return {
+        name: Option(name, **{**entry, "choices": tuple(entry.get("choices", ()))}) for name, entry in table.items()
+    }
 
 
-def _check_seed(name: str, value: Any) -> int:
-    return check_integer(name, value, 0)
+OPTIONS: dict[str, Option] = _read_options()
 
 
-def _check_truth(name: str, value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise OptionError(f"{name} must be True or False. Received: {name}={value!r}.")
-    return bool(value)
+class ScoreOptions(TypedDict, total=False):
+    """Options that `score` passes on, for editors and type checkers; the last ones belong to single criteria."""
+
+    loss: Any
+    batches: int | None
+    training: bool | None
+    seed: int
+    jit_compile: bool
+    temperature: float
+    estimator: str
+    samples: int
+    sample: int | None
 
 
-OPTIONS: dict[str, Option] = {
-    option.name: option
-    for option in (
-        Option(
-            "loss",
-            "the loss that judges the outputs; the compiled one by default",
-            None,
-            "engine",
-        ),
-        Option(
-            "batches",
-            "batches that each gradient is averaged over",
-            None,
-            "engine",
-            _check_positive,
-        ),
-        Option("training", "score as in training, or as in prediction", None, "engine", _check_truth),
-        Option("seed", "seed of everything random", 0, "engine", _check_seed),
-        Option(
-            "jit_compile",
-            "compile the gradient step with XLA",
-            False,
-            "engine",
-            _check_truth,
-            flag=False,
-        ),
-        Option("steps", "steps, for iterative methods", None, "search", _check_positive),
-        Option(
-            "schedule",
-            "density at each step: exponential, linear, halving, one_shot",
-            None,
-            "search",
-        ),
-        Option(
-            "granularity",
-            "what is kept or pruned as one: weights, block, n_m, channel, units, tflite",
-            None,
-            "search",
-        ),
-        Option(
-            "allocation",
-            "how the budget is shared out among layers: global, uniform, er, erk, balanced",
-            None,
-            "search",
-        ),
-        Option(
-            "normalize",
-            "divide each variable's scores by this before they compete",
-            None,
-            "search",
-            choices=("l2", "sum"),
-        ),
-        Option(
-            "shuffle",
-            "keep each layer's density and move what is kept to random places",
-            False,
-            "search",
-            _check_truth,
-        ),
-        Option(
-            "exclude",
-            "layers or variables to exclude from pruning (names or glob patterns)",
-            None,
-            "call",
-        ),
-        Option("prune_bias", "prune biases too", False, "call", _check_truth),
-    )
-}
+class SearchOptions(ScoreOptions, total=False):
+    """Options that `find_masks` passes on; the last ones belong to single granularities."""
+
+    steps: int | None
+    schedule: Any
+    granularity: str | None
+    allocation: Any
+    normalize: str | None
+    shuffle: bool
+    block_size: tuple[int, int]
+    m: int
 
 
 def get_defaults(applies_to: str) -> dict[str, Any]:
@@ -140,7 +136,21 @@ def get_defaults(applies_to: str) -> dict[str, Any]:
 
     Example:
         >>> from tfprune_init.options import get_defaults
-        >>> get_defaults("call")
-        {'exclude': None, 'prune_bias': False}
+        >>> get_defaults("search")["shuffle"]
+        False
     """
     return {name: option.default for name, option in OPTIONS.items() if option.applies_to == applies_to}
+
+
+def make_markdown_table() -> str:
+    """Return the table of docs/guide.md, a row for each option."""
+    rows = ["| option | values | meaning |", "|---|---|---|"]
+    for option in OPTIONS.values():
+        values = option.values or ", ".join(f'`"{one}"`' for one in option.choices) or _VALUES[option.type]
+        default = "" if option.default is None else f"; default `{option.default!r}`".replace("'", '"')
+        rows.append(f"| `{option.name}` | {values}{default} | {option.help} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{make_markdown_table()}\n")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+import pkgutil
+from collections.abc import Iterable, Iterator, MutableMapping
+from importlib import import_module
 from typing import Any, TypeVar
 
 from tfprune_init.checks import suggest
@@ -64,3 +66,14 @@ class Registry(MutableMapping[str, T]):
         if not isinstance(name, str) or name not in self._values:
             raise OptionError(f"There is no {self.what} {name!r}. {suggest(name, self._values, list_all=True)}")
         return self._values[name]
+
+
+def import_modules(package: str, path: Iterable[str]) -> None:
+    """Import every module of a package in the order of their names, so that all they register is there.
+
+    Args:
+        package: Name of the package, its `__name__`.
+        path: Its folders, its `__path__`.
+    """
+    for module in sorted(found.name for found in pkgutil.iter_modules(path)):
+        import_module(f"{package}.{module}")

@@ -58,6 +58,7 @@ class PruningReport:
         model: Name of the model.
         method: Name of the method.
         options: What the method ran with: schedule, steps, granularity, allocation, regrow, seed and the rest.
+        loss: The loss that judged connections, in words; None for methods that look at none.
         masks: What is kept.
         requested_sparsity: Sparsity asked for; None where a budget was.
         budget: The budget: what it limits, what was asked for, the limit, what the dense network has, what is left, and
@@ -76,6 +77,7 @@ class PruningReport:
     model: str
     method: str
     options: dict[str, Any]
+    loss: str | None
     masks: Masks
     requested_sparsity: float | None
     budget: dict[str, Any] | None
@@ -104,6 +106,7 @@ class PruningReport:
             "model": self.model,
             "method": self.method,
             "options": self.options,
+            "loss": self.loss,
             "requested_sparsity": self.requested_sparsity,
             "budget": self.budget,
             "sparsity": self.sparsity,
@@ -175,13 +178,15 @@ class PruningReport:
         verdict = {
             True: "every output still answers to the inputs",
             False: "some output answers to no input, as in the dense network",
-            None: "whether the network is still connected was not measured (no data, no symbolic inputs)",
+            None: "whether the network is still connected was not measured (no data, or nothing to differentiate by)",
         }[self.connected]
         plural = "" if len(self.steps) == 1 else "s"
         lines = [
             f"sparsity {self.sparsity:.4%} ({self._asked()}), {len(self.steps)} step{plural} "
             f"in {self.seconds:.1f} s; {verdict}."
         ]
+        if self.loss is not None:
+            lines.append(f"Connections were judged by {self.loss}.")
         first, last = self.steps[0], self.steps[-1]
         if last.objective is not None and len(self.steps) > 1:
             lines.append(
@@ -216,6 +221,7 @@ def build_report(model: Any, found: SearchResult, prune_bias: bool) -> PruningRe
         model=model.name,
         method=found.resolved.method.name,
         options={**found.resolved.describe(), "prune_bias": prune_bias},
+        loss=found.loss,
         masks=found.masks,
         requested_sparsity=None if goal.limit else float(1 - goal.share),
         budget=goal.limit.describe(found.masks) if goal.limit else None,

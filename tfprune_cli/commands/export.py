@@ -55,6 +55,11 @@ _SPARSE: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
     default="cpu",
     help="arm: say which convolutions run sparse there (default: cpu)",
 )
+@click.option(
+    "--cut-string-inputs",
+    is_flag=True,
+    help="start the file behind the layers that turn strings into numbers",
+)
 @click.option("--no-measure", is_flag=True, help="don't load and time the files, which takes seconds")
 @click.option("--plot", metavar="FILE", type=click.Path(), help="write a picture of the report, such as edge.png")
 @json_option
@@ -67,6 +72,7 @@ def run(
     data: str | None,
     data_dir: str | None,
     target: str,
+    cut_string_inputs: bool,
     no_measure: bool,
     plot: str | None,
     as_json: bool,
@@ -96,6 +102,7 @@ def run(
             sparse=_SPARSE[sparse],
             representative_data=loaded.train if loaded is not None and quantize == "int8" else None,
             verify=None if loaded is None else loaded.test,
+            cut_string_inputs=cut_string_inputs,
             target=target,
             measure=not no_measure,
         )

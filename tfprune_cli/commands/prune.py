@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
 from tfprune_cli.declaration import command, write_json_output
-from tfprune_cli.options import Setting, WholeNumber, data_options, json_option, loss_options, seed_option
+from tfprune_cli.options import (
+    Setting,
+    data_options,
+    json_option,
+    loss_options,
+    read_table,
+    seed_option,
+    table_option,
+)
 
 _ABOUT = """Prune a saved Keras model before it is trained, and write a run: a folder with
   model.keras   the pruned model, untrained; it keeps its masks where the
@@ -34,43 +43,29 @@ _EXAMPLES = """examples:
       data from load() in mine.py, an option of the method, layer head as it is
 """
 
-_NAMED = ("steps", "schedule", "granularity", "allocation", "batches", "training", "normalize", "shuffle")
-"""Options of a method that have a flag of their own."""
-
-_NOT_SET = {*_NAMED, "loss", "seed", "exclude", "prune_bias"}
-
 
 @command("prune", summary="prune a saved model into a run folder", about=_ABOUT, examples=_EXAMPLES)
 @click.argument("source", metavar="MODEL", type=click.Path(), help="a .keras file, of Keras 3 or tf_keras")
 @click.option("-o", "--output", required=True, metavar="RUN", type=click.Path(), help="the folder to write")
 @click.option("--overwrite", is_flag=True, help="replace the run that is there, if any")
-@click.option(
-    "--sparsity", type=float, required=True, metavar="SHARE", help="share of the weights to remove, in [0, 1)"
+@table_option("sparsity", type=float, metavar="SHARE", help="share of the weights to remove, in [0, 1)")
+@table_option(
+    "budget", type=Setting(), metavar="KIND=VALUE", help=read_table()["budget"]["help"] + ", such as multiply_adds=0.3"
 )
-@click.option("--method", default="force", metavar="NAME", help="one of those `tfprune methods` lists (default: force)")
+@table_option("method", help="one of those `tfprune methods` lists")
 @data_options("what connections are judged by; methods that look at no data only check on it that signals pass")
 @loss_options
-@click.option("--steps", type=WholeNumber(1, 1_000_000), metavar="N", help="steps, for iterative methods")
-@click.option("--schedule", metavar="NAME", help="exponential, linear, halving or one_shot")
-@click.option("--granularity", metavar="NAME", help="what is kept or pruned as one: weights, block, n_m, units, ...")
-@click.option(
-    "--allocation",
-    metavar="NAME",
-    help="how the budget is shared out among layers: global, uniform, er, erk or balanced",
-)
-@click.option("--batches", type=WholeNumber(1, 1_000_000), metavar="N", help="batches of 128 each step looks at")
-@click.option("--training/--inference", default=None, help="score as in training, or as in prediction")
-@click.option(
-    "--normalize", type=click.Choice(("l2", "sum")), help="divide each variable's scores by this before they compete"
-)
-@click.option("--shuffle", is_flag=True, help="keep each layer's density and move what is kept to random places")
-@click.option("--prune-bias", is_flag=True, help="prune biases too")
-@click.option(
-    "--exclude",
-    multiple=True,
-    metavar="NAME",
-    help="layers or variables to exclude from pruning (names or glob patterns); may be repeated",
-)
+@table_option("steps")
+@table_option("schedule")
+@table_option("granularity")
+@table_option("allocation")
+@table_option("batches")
+@table_option("training")
+@table_option("normalize")
+@table_option("shuffle")
+@table_option("jit_compile")
+@table_option("prune_bias")
+@table_option("exclude", multiple=True, help=read_table()["exclude"]["help"] + "; may be repeated")
 @click.option(
     "--set",
     "settings",
@@ -87,7 +82,8 @@ def run(
     source: str,
     output: str,
     overwrite: bool,
-    sparsity: float,
+    sparsity: float | None,
+    budget: tuple[str, Any] | None,
     method: str,
     data: str | None,
     data_dir: str | None,
@@ -116,6 +112,7 @@ def run(
     check_data_options(data, data_dir)
     check_loss_options(loss, from_logits)
     options = {**named, **dict(settings), "seed": seed}
+    allowed = _make_budget(sparsity, budget)
     _check_options(method, data, {**options, "loss": loss}, [name for name, _ in settings])
     with new_run(output, overwrite=overwrite) as folder:
         model = load_model(source, purpose="prune", compiled=loss is None)
@@ -126,7 +123,7 @@ def run(
         which: dict[str, Any] = {"exclude": exclude or None, "prune_bias": prune_bias}
         initial = {t.path: t.tensor.numpy() for t in find_prunable_variables(model, **which).prunable}
         train = None if loaded is None else loaded.train
-        report = prune_at_init(model, train, sparsity=sparsity, method=method, **which, **options)
+        report = prune_at_init(model, train, sparsity=sparsity, budget=allowed, method=method, **which, **options)
         report.masks.save(folder / MASKS_FILE)
         write_initial(folder, {path: initial[path] for path in report.masks})
         report.save(folder / REPORT_FILE)
@@ -151,6 +148,23 @@ def run(
     console.print(f"The run is in {output}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _make_budget(sparsity: float | None, budget: tuple[str, Any] | None) -> Any:
+    from tfprune_init.checks import suggest
+    from tfprune_init.errors import OptionError
+    from tfprune_init.selection import Budget
+
+    if (sparsity is None) == (budget is None):
+        given = "neither" if sparsity is None else "both"
+        raise click.UsageError(f"How much may stay? Give --sparsity or --budget. Received: {given}.")
+    if budget is None:
+        return None
+    kind, value = budget
+    kinds = [field.name for field in fields(Budget)]
+    if kind not in kinds:
+        raise OptionError(f"--budget has no {kind!r}. {suggest(kind, kinds)} Received: --budget {kind}={value}.")
+    return Budget(**{kind: value})
+
+
 def _check_options(method: str, data: str | None, options: Mapping[str, Any], settings: list[str]) -> None:
     from tfprune_init.errors import OptionError
     from tfprune_init.methods import find_method, resolve_method
@@ -159,7 +173,7 @@ def _check_options(method: str, data: str | None, options: Mapping[str, Any], se
         raise OptionError(
             f"Method {method!r} judges connections by data: say which with --data, such as --data digits."
         )
-    flags = [name for name in settings if name in _NOT_SET]
+    flags = [name for name in settings if name in {param.name for param in run.params}]
     if flags:
         flag = f"--{flags[0].replace('_', '-')}"
         raise OptionError(f"{flags[0]} has a flag of its own: use {flag}. Received: --set {flags[0]}=...")

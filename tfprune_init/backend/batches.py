@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
+from tfprune_init.backend.batch_sources import DATASETS, find_walk, get_numbers, is_array, is_spent, to_arrays, to_batch
 from tfprune_init.backend.replicas import SINGLE_DEVICE, Replicas
 from tfprune_init.errors import DataError
 
@@ -28,18 +29,25 @@ class Batches:
     """An endless, ordered walk through a dataset; each batch is checked as it comes.
 
     Args:
-        data: A batched tf.data.Dataset of (x, y) or (x, y, sample_weight), a dataset that a strategy distributed,
-            or a tuple of such arrays (x and y may be nested in tuples or dicts), which are batched by 128 in their
-            order. Where workers each read data, it is the same for all, or a distributed dataset.
+        data: A batched tf.data.Dataset of (x, y), (x, y, sample_weight) or x alone, or a dataset that a strategy
+            distributed. Or such arrays (x and y may be nested in tuples or dicts), batched by 128 in their order. Or
+            what gives batches in Python: a list of tuples, a PyDataset, a generator, or a function that makes one.
+            Where workers each read data, it is the same for all, or a distributed dataset.
         replicas: The replicas that share each batch.
 
     Raises:
-        DataError: If `data` is none of these, is not batched, is empty, or a batch holds NaN or Inf.
+        DataError: If `data` is none of these, is not batched, is empty, a batch holds NaN or Inf, or a generator ends
+            before the last batch that is needed.
         ReplicaError: If workers read different batches.
     """
 
     def __init__(self, data: Any, replicas: Replicas = SINGLE_DEVICE):
-        self._dataset = to_dataset(data)
+        walk = find_walk(data)
+        self._walk_once: Callable[[], Iterator[tuple[Any, ...]]] = (
+            partial(self._read_dataset, to_dataset(data, labels=False)) if walk is None else partial(_read_python, walk)
+        )
+        self._gives_once = is_spent(data)
+        self._ahead: list[Batch] = []
         self._replicas = replicas
         self._iterator = self._walk()
 
@@ -53,14 +61,25 @@ class Batches:
 
     def take(self, count: int) -> list[Batch]:
         """The next `count` batches; after the last one the first follows."""
-        return [next(self._iterator) for _ in range(count)]
+        return [self._ahead.pop() if self._ahead else next(self._iterator) for _ in range(count)]
+
+    def peek(self) -> Batch:
+        """The next batch, which is the next one still."""
+        if not self._ahead:
+            self._ahead.append(next(self._iterator))
+        return self._ahead[0]
+
+    def _read_dataset(self, dataset: Any) -> Iterator[tuple[Any, ...]]:
+        divided = isinstance(dataset, tf.distribute.DistributedDataset)
+        for element in dataset:
+            whole = self._replicas.whole(element) if divided else element
+            yield whole if isinstance(whole, tuple) else (whole,)
 
     def _walk(self) -> Iterator[Batch]:
         while True:
             number = 0
-            for number, element in enumerate(self._dataset, start=1):
-                divided = isinstance(self._dataset, tf.distribute.DistributedDataset)
-                batch = _checked(self._replicas.whole(element) if divided else element, number)
+            for number, element in enumerate(self._walk_once(), start=1):
+                batch = _checked(element, number)
                 self._replicas.check_identical(
                     [leaf for leaf in tf.nest.flatten((batch.x, batch.y, batch.sample_weight)) if leaf is not None],
                     f"examples in batch {number}",
@@ -73,6 +92,16 @@ class Batches:
                     "The dataset is empty: it gave no batch. Check its source and its filters, and whether "
                     "drop_remainder=True dropped everything."
                 )
+            if self._gives_once:
+                raise DataError(
+                    f"The generator ended after {number} batches, and gives them only once; more are needed. Pass the "
+                    "function that makes it, data=make_batches, or hold its batches: data=list(batches)."
+                )
+
+
+def _read_python(walk: Callable[[], Iterator[Any]]) -> Iterator[tuple[Any, ...]]:
+    for number, element in enumerate(walk(), start=1):
+        yield to_batch(element, number)
 
 
 def disable_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -86,15 +115,20 @@ def disable_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.with_options(options)
 
 
-def to_dataset(data: Any) -> Any:
+def to_dataset(data: Any, *, labels: bool = True) -> Any:
     """What `Batches` takes as a dataset of batches, in its order.
 
+    Args:
+        data: A dataset, or arrays.
+        labels: Whether there must be labels; if not, x alone is fine.
+
     Raises:
-        DataError: If it is none, is not batched, or is empty.
+        DataError: If it is none, is not batched, is empty, or lacks labels.
     """
-    if isinstance(data, (tf.data.Dataset, tf.distribute.DistributedDataset)):
+    if isinstance(data, DATASETS):
         spec = data.element_spec
-        if not isinstance(spec, tuple) or len(spec) not in (2, 3):
+        count = len(spec) if isinstance(spec, tuple) else 1
+        if count not in (2, 3) and (labels or count != 1):
             raise DataError(f"The dataset must give (x, y) or (x, y, sample_weight). Received elements: {spec}.")
         unbatched = [leaf for leaf in tf.nest.flatten(spec) if getattr(leaf, "shape", None) == ()]
         if unbatched:
@@ -103,36 +137,48 @@ def to_dataset(data: Any) -> Any:
                 f"Received elements: {spec}."
             )
         return disable_autotuning(data) if isinstance(data, tf.data.Dataset) else data
-    if isinstance(data, (tuple, list)) and len(data) in (2, 3):
-        arrays = tf.nest.map_structure(np.asarray, _tuples(tuple(data)))
-        lengths = {len(leaf) if leaf.ndim else None for leaf in tf.nest.flatten(arrays)}
-        if len(lengths) != 1 or None in lengths:
-            raise DataError(f"All arrays must have the same number of examples. Received lengths: {lengths}.")
-        if lengths == {0}:
-            raise DataError("The arrays are empty. Received: 0 examples.")
-        return disable_autotuning(tf.data.Dataset.from_tensor_slices(arrays).batch(ARRAY_BATCH))
+    if not labels and (is_array(data) or isinstance(data, dict)):
+        data = (data,)
+    if isinstance(data, (tuple, list)) and find_walk(data) is None and len(data) in ((2, 3) if labels else (1, 2, 3)):
+        return _batch_arrays(data)
     raise DataError(
         "data must be a batched tf.data.Dataset of (x, y) or (x, y, sample_weight), or a tuple of arrays. "
-        f"Received: {type(data).__module__}.{type(data).__qualname__}."
+        f"Received: {type(data).__module__}.{type(data).__qualname__}. {_suggest_conversion(data)}".strip()
     )
 
 
-def _tuples(nested: Any) -> Any:
-    """Lists of arrays as tuples, which tf.data reads as structure and not as one stacked array."""
-    if isinstance(nested, dict):
-        return {key: _tuples(value) for key, value in nested.items()}
-    if isinstance(nested, tuple) or (isinstance(nested, list) and any(hasattr(v, "shape") for v in nested)):
-        return tuple(_tuples(value) for value in nested)
-    return nested
+def _batch_arrays(data: Any) -> tf.data.Dataset:
+    arrays = to_arrays(tuple(data))
+    while arrays and arrays[-1] is None:
+        arrays = arrays[:-1]
+    lengths = {leaf.shape[0] if len(leaf.shape) else None for leaf in tf.nest.flatten(arrays)}
+    if len(lengths) != 1 or None in lengths:
+        raise DataError(f"All arrays must have the same number of examples. Received lengths: {lengths}.")
+    if lengths == {0}:
+        raise DataError("The arrays are empty. Received: 0 examples.")
+    return disable_autotuning(tf.data.Dataset.from_tensor_slices(arrays).batch(ARRAY_BATCH))
+
+
+def _suggest_conversion(data: Any) -> str:
+    """The line that converts what gives batches in Python to a dataset, where one is needed."""
+    if find_walk(data) is not None:
+        return (
+            "Here a dataset is needed, as it has epochs: tf.data.Dataset.from_generator(make_batches, "
+            "output_signature=(tf.TensorSpec(...), tf.TensorSpec(...)))."
+        )
+    if isinstance(data, list):
+        return "A list of batches has a tuple for each: [(x1, y1), (x2, y2)], and [(x1,), (x2,)] for x alone."
+    return ""
 
 
 def _checked(element: tuple[Any, ...], number: int) -> Batch:
-    x, y, sample_weight = element if len(element) == 3 else (*element, None)
+    x, y, sample_weight = (*element, None, None)[:3]
     for part, tensors in (("x", x), ("y", y), ("sample_weight", sample_weight)):
         for leaf in tf.nest.flatten(tensors):
-            if leaf is not None and leaf.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(leaf))):
+            values = get_numbers(leaf)
+            if leaf is not None and leaf.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(values))):
                 raise DataError(f"{part} of batch {number} holds NaN or Inf. Clean the data before scoring.")
-    examples = int(tf.shape(tf.nest.flatten(x)[0])[0])
+    examples = int(tf.nest.flatten(x)[0].shape[0])
     if examples == 0:
         raise DataError(f"Batch {number} holds no examples.")
     return Batch(x, y, sample_weight, number, examples)

@@ -137,8 +137,11 @@ def get_own_variables(layer: Any) -> list[Any]:
 
 
 def get_variables(layer: Any) -> list[Any]:
-    """All variables of a layer or model, without the vocabularies that lookup layers of tf_keras count among them."""
-    return [v for v in layer.variables if isinstance(v, (keras.Variable, tf.Variable))]
+    """Variables of `layer` and of all layers inside; not the vocabularies that tf_keras lists among them.
+
+    Operations of Keras 3 that are no layers have none.
+    """
+    return [v for v in getattr(layer, "variables", []) if hasattr(v, "assign")]
 
 
 def get_variable_name(layer: Any, variable: Any) -> str:
@@ -197,40 +200,29 @@ def find_seed_states(model: Any) -> list[tf.Variable]:
 
 def call_model(model: Any, x: Any, training: bool) -> Any:
     """Forward pass, with `training` only where the model takes it."""
+    x = _arrange(model, x)
     if "training" in inspect.signature(model.call).parameters or is_symbolic(model):
         return model(x, training=training)
     return model(x)
 
 
+def _arrange(model: Any, x: Any) -> Any:
+    """Arrange the one input of a Keras 3 model as it was declared, in a dict or not: Keras would warn of the other."""
+    if not (is_keras3(model) and is_symbolic(model)) or len(model.inputs) != 1 or len(tf.nest.flatten(x)) == 0:
+        return x
+    if "call" in find_overridden_methods(model):
+        return x
+    declared = model.inputs[0] if "Sequential" in get_class_names(model) else model.input
+    if isinstance(x, dict) and not isinstance(declared, dict):
+        return x.get(model.inputs[0].name, x)
+    if isinstance(declared, dict) and not isinstance(x, dict):
+        return dict.fromkeys(declared, tf.nest.flatten(x)[0])
+    return x[0] if isinstance(x, (list, tuple)) and len(x) == 1 and not isinstance(declared, (list, tuple)) else x
+
+
 def is_symbolic(model: Any) -> bool:
     """Whether the model is a graph of layers (Sequential or functional), with symbolic inputs."""
     return getattr(model, "inputs", None) is not None and bool(get_class_names(model) & {"Functional", "Sequential"})
-
-
-def to_differentiable_input(model: Any, x: Any) -> Any:
-    """The batch with integers as floats where the model itself would make them floats."""
-    if not is_symbolic(model):
-        return x
-    symbols = list(model.inputs)
-    leaves = tf.nest.flatten(x)
-    if len(symbols) != len(leaves):
-        return x
-    floats = [
-        tf.cast(leaf, symbol.dtype) if tf.as_dtype(symbol.dtype).is_floating else leaf
-        for leaf, symbol in zip(leaves, symbols, strict=True)
-    ]
-    return tf.nest.pack_sequence_as(x, floats)
-
-
-def find_embedding_tables(model: Any) -> list[tf.Variable]:
-    """Tables of the model's Embedding layers, which is where a signal enters that integers carry."""
-    return [
-        get_tf_variable(variable)
-        for layer in walk_layers(model)
-        if "Embedding" in get_class_names(layer)
-        for variable in get_own_variables(layer)
-        if get_tf_variable(variable).dtype.is_floating
-    ]
 
 
 def get_output_names(model: Any, count: int) -> list[str]:

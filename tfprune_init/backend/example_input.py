@@ -16,11 +16,6 @@ _OPEN_SIZES = (8, 32, 128)
 _UNKNOWN_WORDS = ("", "unknown")
 
 
-def make_example_input(model: Any, rng: np.random.Generator) -> Any:
-    """Make up two examples for a symbolic model: uniform floats in 0..1, integers 0 and 1, and texts."""
-    return _make(model, rng, 2, _OPEN_SIZES[0], False)
-
-
 def make_varied_inputs(model: Any, rng: np.random.Generator) -> Iterator[Any]:
     """Make up examples that tell networks apart, and simpler ones for models that do not take those.
 

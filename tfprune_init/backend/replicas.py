@@ -49,10 +49,19 @@ class Replicas:
         return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     def shared(self, batch: Any, examples: int) -> Any:
-        """A nested batch with its examples divided among the replicas, and what has no examples as it is."""
+        """A nested batch with its examples divided among the replicas, and what has no examples as it is.
+
+        Raises:
+            DataError: If there are fewer examples than replicas, or a tensor is ragged or sparse.
+        """
         parts = self.parts(examples)
 
         def divided(leaf: Any) -> Any:
+            if isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor)):
+                raise DataError(
+                    "Replicas share a batch by its rows, which takes dense tensors. "
+                    f"Received: a {type(leaf).__name__}; make it dense, with x.to_tensor() or tf.sparse.to_dense(x)."
+                )
             return leaf if leaf is None else self.each(lambda i: leaf[parts[i]])
 
         return tf.nest.map_structure(divided, batch)

@@ -82,8 +82,12 @@ def _signals(network: Propagation) -> list[Signal]:
 
 def _keep_one(network: Propagation, step: PropagationStep, gone: np.ndarray) -> bool:
     """Let the first channel of a layer stay where all would go; return whether that is news."""
-    _, _, units = network.record.sizes[id(step.use.layer)]
-    return bool(gone[units].all()) and network.record.groups.pin(units[:1], f"is the last of {step.use.path}")
+    units = network.record.find_units(step.use.layer)
+    return (
+        units is not None
+        and bool(gone[units].all())
+        and network.record.groups.pin(units[:1], f"is the last of {step.use.path}")
+    )
 
 
 def _fold(

@@ -126,9 +126,9 @@ class Propagation:
             for layer in [left, *(compat.walk_layers(left) if compat.is_layer(left) else [])]:
                 for signal in self.entrances.get(id(layer), ()):
                     self.record.groups.pin(signal.channels, why)
-                if id(layer) in self.record.sizes:
-                    self.record.groups.pin(self.record.sizes[id(layer)][2], why)
-                for variable in compat.get_variables(layer) if compat.is_layer(layer) else ():
+                for _, channels in self.record.sizes.get(id(layer), {}).values():
+                    self.record.groups.pin(channels, why)
+                for variable in compat.get_variables(layer):
                     for channels in self.get_cuts(variable).values():
                         self.record.groups.pin(channels, why)
 

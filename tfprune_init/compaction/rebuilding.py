@@ -97,8 +97,7 @@ class Rebuilding:
 
     def _find_changes(self, layer: Any, config: dict[str, Any]) -> dict[str, Any]:
         changes: dict[str, Any] = {}
-        if id(layer) in self._network.record.sizes:
-            key, index, channels = self._network.record.sizes[id(layer)]
+        for key, (index, channels) in self._network.record.sizes.get(id(layer), {}).items():
             count = self._decision.kept(channels).size
             changes[key] = count if index is None else (*config[key][:index], count, *config[key][index + 1 :])
         if self._decision.needs_bias(layer):
@@ -117,7 +116,8 @@ class Rebuilding:
         added = self._decision.added.get(id(layer), np.zeros(()))
         if self._decision.needs_bias(layer):
             twins = [twin for twin in twins if twin is not copy.bias]
-            units = self._network.record.sizes[id(layer)][2]
+            units = self._network.record.find_units(layer)
+            assert units is not None  # only layers with units take a bias
             _assign(copy.bias, added[self._decision.kept(units)])
         if len(variables) != len(twins):
             raise ModelError(

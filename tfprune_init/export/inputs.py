@@ -152,7 +152,8 @@ def collect(data: Any, examples: int, origin: str) -> list[Any]:
 
     Args:
         data: A batched tf.data.Dataset of x, (x, y) or (x, y, sample_weight); or x as an array, dict or list
-            of arrays; or a tuple (x, y) or (x, y, sample_weight) of these.
+            of arrays; or a tuple (x, y) or (x, y, sample_weight) of these; or a generator of such batches, a function
+            that makes one, a PyDataset, a list of tuples.
         examples: Number of examples wanted; fewer if the data ends earlier.
         origin: The argument the data came from, for messages.
 
@@ -198,16 +199,24 @@ def stack(signature: ModelSignature, batches: Sequence[Any], origin: str) -> lis
 def _batches(data: Any, origin: str) -> Iterator[Any]:
     import tensorflow as tf
 
+    from tfprune_init.backend.batch_sources import find_walk
+
     if isinstance(data, tf.data.Dataset):
         for element in data:
             yield element[0] if isinstance(element, tuple) else element
+        return
+    walk = find_walk(data)
+    if walk is not None:
+        for element in walk():
+            yield from _batches(element, origin)
         return
     x = data[0] if isinstance(data, tuple) and data else data
     leaves = tf.nest.flatten(x)
     if not leaves or not all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves):
         raise DataError(
             f"`{origin}` must be a batched tf.data.Dataset or arrays: x as an array, dict or list of arrays, "
-            f"or a tuple (x, y). Received: {type(data).__name__}"
+            "or a tuple (x, y); or what gives one of these after another, as a generator function does. "
+            f"Received: {type(data).__name__}"
         )
     yield x
 

@@ -18,6 +18,7 @@ from tfprune_init.export.inference import InferenceFunction
 from tfprune_init.export.inputs import collect, find_signature, stack
 from tfprune_init.export.latency import measure_latencies
 from tfprune_init.export.report_builder import build_edge_report
+from tfprune_init.export.string_inputs import cut_if_asked, run_front
 from tfprune_init.export.subprocess_runner import Runner, run_script
 from tfprune_init.export.verification import verify as verify_file
 from tfprune_init.files import atomic_write
@@ -37,6 +38,7 @@ def export_tflite(
     sparse: bool | str = "auto",
     representative_data: Any = None,
     verify: Any = None,
+    cut_string_inputs: bool = False,
     target: str = "cpu",
     measure: bool = True,
 ) -> EdgeReport:
@@ -57,11 +59,15 @@ def export_tflite(
             model, and takes at most 1.1 times as long to run (the last only with `measure`); else the report says
             in `fallback` why not. True does so or raises, however long it takes to run. False stores every zero.
         representative_data: Typical inputs, needed for "int8" and for nothing else: a batched tf.data.Dataset
-            of x or (x, y), or arrays. The first 256 examples are used.
+            of x or (x, y), arrays, or what gives batches in Python, such as the generator function that
+            tf.lite.TFLiteConverter takes: it yields a list, one array an input. The first 256 examples are used.
         verify: Inputs to compare on, real ones by preference: a batched tf.data.Dataset of x, (x, y) or
-            (x, y, sample_weight); an array, or a dict or list of arrays, one an input; or a tuple (x, y). The
-            first 64 examples are used. By default `representative_data`, else synthetic inputs uniform in
-            0..1 (the report says so).
+            (x, y, sample_weight); an array, or a dict or list of arrays, one an input; or a tuple (x, y); or batches
+            from Python, as for `representative_data`. The first 64 examples are used. By default
+            `representative_data`, else synthetic inputs uniform in 0..1 (the report says so).
+        cut_string_inputs: Whether a model that takes strings is cut behind the layers that turn them into numbers,
+            for which TFLite has no kernels. The file then takes these numbers, as `tpi.cut_string_inputs(model)` does;
+            the data is still that of the whole model.
         target: "cpu", or "arm", which adds to the report which 1x1 convolutions XNNPACK runs sparse there, and
             marks times taken on another machine as such. The file is the same.
         measure: Also make the dense int8 file to compare with, and load and time the files on this machine, side
@@ -72,7 +78,7 @@ def export_tflite(
 
     Raises:
         OptionError: If an option is unknown or has no effect, or `path` can't be written.
-        ModelError: If it is not a Keras model, not built, or inside TF-MOT wrappers.
+        ModelError: If it is not a Keras model, not built, inside TF-MOT wrappers, or takes strings.
         DataError: If the data is empty, unbatched, doesn't fit the model, or holds NaN or Inf.
         ExportError: If the converter refuses the model, or the file fails or disagrees with it; nothing is
             written.
@@ -91,6 +97,7 @@ def export_tflite(
         sparse=sparse,
         representative_data=representative_data,
         verify=verify,
+        cut_string_inputs=cut_string_inputs,
         target=target,
         measure=measure,
     )
@@ -105,6 +112,7 @@ def export_with(
     sparse: bool | str,
     representative_data: Any,
     verify: Any,
+    cut_string_inputs: bool,
     target: str,
     measure: bool,
 ) -> EdgeReport:
@@ -118,6 +126,7 @@ def export_with(
         sparse: Whether to leave out zeros.
         representative_data: Typical inputs.
         verify: Inputs to compare on.
+        cut_string_inputs: Whether to cut a model that takes strings.
         target: Device the file is for.
         measure: Whether to load and time the files.
 
@@ -134,17 +143,26 @@ def export_with(
     _check_target(target)
 
     from tfprune_init.backend.compat import check_model
+    from tfprune_init.graph.string_inputs import split_at_strings
     from tfprune_init.masking.wrapper import to_plain_model
 
     check_model(model)
     _check_unwrapped(model)
 
-    calibration_batches = None
-    if representative_data is not None:
-        calibration_batches = collect(representative_data, CALIBRATION_EXAMPLES, "representative_data")
-    verify_batches = None if verify is None else collect(verify, VERIFY_EXAMPLES, "verify")
-    known = verify_batches or calibration_batches
     stripped = to_plain_model(model)
+    # The given model reads the data and says what is right: what a copy lost must not pass for what it computes.
+    cut = cut_if_asked(model, cut_string_inputs)
+    given = model if cut is None else cut.rest
+    if cut is not None:
+        stripped = given if stripped is model else split_at_strings(stripped).rest
+
+    def read(data: Any, examples: int, origin: str) -> list[Any] | None:
+        batches = None if data is None else collect(data, examples, origin)
+        return batches if cut is None or batches is None else run_front(cut, batches, origin)
+
+    calibration_batches = read(representative_data, CALIBRATION_EXAMPLES, "representative_data")
+    verify_batches = read(verify, VERIFY_EXAMPLES, "verify")
+    known = verify_batches or calibration_batches
     signature = find_signature(stripped, known[0] if known else None)
     calibration = None
     if calibration_batches is not None:
@@ -157,8 +175,7 @@ def export_with(
         examples = signature.synthetic(VERIFY_EXAMPLES)
 
     forward = InferenceFunction(stripped, signature)
-    # Of the given model: what a copy lost must not pass for what the model computes.
-    reference = InferenceFunction(model, signature).reference(examples)
+    reference = InferenceFunction(given, signature).reference(examples)
     ways = [None] if quantize is None else [None, quantize]
     extra = "int8" if measure and quantize != "int8" else None
     converted = convert(forward, ways, calibration or examples, extra, run)

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune_init.backend import compat
-from tfprune_init.backend.example_input import make_example_input
+from tfprune_init.backend.model_inputs import find_string_inputs, make_example_input
 from tfprune_init.errors import ModelError, OptionError
 from tfprune_init.graph.channel_groups import (
     NO_LABEL,
@@ -154,6 +154,12 @@ def build_dependency_graph(model: Any, example: Any = None) -> DependencyGraph:
                 "example=None; pass example=..., one small batch of its inputs."
             )
         example = make_example_input(model, np.random.default_rng(0))
+    if example is None:
+        raise ModelError(
+            f"The units of model {model.name!r} are found by running it, and no example can be made up for its inputs "
+            f"of strings, {', '.join(map(repr, find_string_inputs(model)))}. Pass data, or example=..., one small "
+            "batch; or use tpi.cut_string_inputs(model), which shares its weights."
+        )
     calls, outputs = trace_calls(model, example, _find_inputs)
     variables = {target.path: target for target in list_variables(model)}
     skipped = {one.path: one.reason for one in find_prunable_variables(model).skipped}

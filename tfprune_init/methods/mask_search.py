@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from tfprune_init.backend.batches import Batches
+from tfprune_init.backend.replicas import find_replicas
 from tfprune_init.errors import ScoreError
 from tfprune_init.graph.variables import PrunableVariables, find_prunable_variables
 from tfprune_init.masks import Masks
@@ -33,7 +35,7 @@ class PruningStep:
         kept: Number of weights kept.
         seconds: Wall time of scoring and choosing.
         objective: Sum of the kept connections' scores, judged at the network these masks give, on the
-            batches that follow: for FORCE, the objective it maximizes. None for methods of one step or
+            batches that follow: for FORCE, the objective it maximizes. None for a search of one step, or
             without gradients.
     """
 
@@ -57,6 +59,7 @@ class SearchResult:
         variables: The variables that got masks, and the others with their reasons.
         resolved: The method with the caller's options in it.
         goal: How much was to stay.
+        loss: The loss that judged, in words; None if none did.
     """
 
     masks: Masks
@@ -67,6 +70,7 @@ class SearchResult:
     variables: PrunableVariables
     resolved: ResolvedMethod
     goal: Goal
+    loss: str | None
 
 
 def find(
@@ -96,6 +100,8 @@ def find(
         PruningError: As `tpi.prune_at_init`.
     """
     variables = find_prunable_variables(model, exclude=exclude, prune_bias=prune_bias)
+    # One walk for all that looks at data: a generator gives its batches only once.
+    data = None if data is None else Batches.of(data, find_replicas(model))
     selector = make_selector(model, variables, resolved, data, prune_bias)
     goal = selector.resolve_goal(sparsity, budget, model, data)
     with ScoringEngine(model, selector.variables.prunable, data=data, **resolved.engine_options) as engine:
@@ -165,11 +171,19 @@ def search_masks(
         masks = dict(Masks(masks).shuffled(resolved.engine_options["seed"]))
         engine.mask(masks)
     connectivity = check_connectivity(engine, targets, masks, len(plan))
-    if _has_objective(resolved):
+    if len(plan) > 1 and _has_objective(resolved):
         _judge_last(steps, resolved, method.scorer.score(engine, **resolved.criterion_options), masks)
     seconds = time.perf_counter() - began
     return SearchResult(
-        Masks(masks), tuple(steps), connectivity, engine.traces, seconds, selector.variables, resolved, goal
+        Masks(masks),
+        tuple(steps),
+        connectivity,
+        engine.traces,
+        seconds,
+        selector.variables,
+        resolved,
+        goal,
+        engine.judged_by,
     )
 
 

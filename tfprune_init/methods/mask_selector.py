@@ -190,7 +190,7 @@ def make_selector(
 
 def _take_example(model: Any, data: Any) -> Any:
     """Return the inputs of the first batch; None without data."""
-    return None if data is None else Batches.of(data, find_replicas(model)).take(1)[0].x
+    return None if data is None else Batches.of(data, find_replicas(model)).peek().x
 
 
 def _layouts(variables: PrunableVariables) -> dict[str, Layout]:

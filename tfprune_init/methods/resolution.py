@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tfprune_init.backend.losses import takes_training
 from tfprune_init.checks import suggest
 from tfprune_init.errors import OptionError
 from tfprune_init.methods.method import Method, find_method
@@ -106,6 +107,11 @@ def resolve_method(name: str, data: Any, options: Mapping[str, Any], *, for_mask
             f"{method.shares.name!r}; leave it out. It uses: {', '.join(sorted(used))}."
         )
     _check_values(given, for_masks)
+    if "training" in given and not takes_training(given.get("loss")):
+        raise OptionError(
+            "loss=, a function (model, batch), calls the model itself: set training there, or let it take a third "
+            f"parameter, training, that is handed over. Received: training={given['training']!r}."
+        )
     settings = {**engine_defaults, **_ENGINE_DEFAULTS, **method.defaults, **given}
     return ResolvedMethod(
         method=method,

@@ -62,6 +62,7 @@ def pruning_page(
         ("sparsity", format_percent(report["sparsity"])),
         ("weights kept", f"{format_count(report['kept'])} of {format_count(report['size'])}"),
         ("method", report["method"]),
+        *([("judged by", report["loss"])] if report.get("loss") else []),
         ("steps", f"{len(report['steps'])} in {format_seconds(report['seconds'])}"),
         ("network", {True: "connected", False: "not connected", None: "not measured"}[report["connected"]]),
         ("empty layers", str(len(report["empty"]))),

@@ -101,7 +101,7 @@ def _run(
         parts = [1.0 if network.loss.sums_examples else size / batch.examples for size in sizes]
         shares = network.replicas.each(lambda i: tf.constant(scale * parts[i], dtype))
         examples = network.replicas.shared(examples, batch.examples)
-    with label_errors(batch):
+    with label_errors(batch, network.loss.advice):
         loss, values = run(*examples, shares, *arguments)
     lost = [path for path, value in zip(paths, values, strict=True) if value is None]
     if lost:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfprune_init.backend import compat
+from tfprune_init.backend.model_inputs import find_string_inputs, make_example_input, take_examples
 from tfprune_init.checks import check_integer
-from tfprune_init.errors import OptionError
+from tfprune_init.errors import ModelError, OptionError
+from tfprune_init.graph.string_inputs import StringCut, split_at_strings
 from tfprune_init.progress import track
 from tfprune_init.scoring.accumulation import average_over_batches
 from tfprune_init.scoring.masked_model import Arrays, MaskedModel
@@ -19,6 +23,9 @@ from tfprune_init.scoring.measures.flow import measure_flow
 
 # Up to so many weights the diagonal of a Hessian is affordable, one product a weight.
 _AFFORDABLE = 5_000
+
+# Whether a signal passes shows on a few examples; only where it does not, all of a batch are looked at.
+_EXAMPLES_FOR_SIGNAL = 8
 
 
 class ScoringEngine(MaskedModel):
@@ -152,15 +159,42 @@ class ScoringEngine(MaskedModel):
         Returns:
             For each output the largest absolute derivative of a fixed random projection of it with respect
             to the inputs (to the embedding tables where inputs are integers): exactly 0.0 where the network
-            passes no signal. None if there is no data and the model has no symbolic inputs.
+            passes no signal. None if there is no data and none can be made up, or if nothing about the inputs can
+            be differentiated.
         """
         self.settle()
-        x = self.some_input()
+        behind, x = self._behind_strings() if find_string_inputs(self.model) else ((), self.some_input())
         if x is None:
             return None
-        strengths = self.compiled(gradients.measure_signal)(x)
-        names = compat.get_output_names(self.model, len(strengths))
-        return {name: float(strength) for name, strength in zip(names, strengths, strict=True)}
+        strengths = self._measure_signal(take_examples(self.model, x, _EXAMPLES_FOR_SIGNAL), behind)
+        if not all(strengths):  # a few examples may miss the only units that still answer
+            strengths = self._measure_signal(x, behind)
+        if not strengths:
+            return None
+        return dict(zip(compat.get_output_names(self.model, len(strengths)), strengths, strict=True))
+
+    def _measure_signal(self, x: Any, behind: tuple[Any, ...]) -> list[float]:
+        # Looked at once, so a graph would cost more than it saves; but replicas exchange statistics within a graph, and
+        # only there can the Dropout of tf_keras be given a seed.
+        if compat.is_keras3(self.model) and not self.replicas.several:
+            return [float(strength) for strength in gradients.measure_signal(self, x, behind)]
+        return [float(strength) for strength in self.compiled(gradients.measure_signal, behind)(x)]
+
+    def _behind_strings(self) -> tuple[tuple[Any, ...], Any]:
+        """Cut a model that takes strings: what is behind the layers that take them, and what it gets from these."""
+        x = self.some_input()
+        if self._cut is None:
+            return (), x
+        return (self._cut.rest,), (
+            make_example_input(self._cut.rest, self.rng) if x is None else self._cut.run_front(x)
+        )
+
+    @cached_property
+    def _cut(self) -> StringCut | None:
+        try:
+            return split_at_strings(self.model)
+        except ModelError:  # layers that take strings have weights
+            return None
 
     @property
     def _paths(self) -> list[str]:

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.batches import Batch, Batches
-from tfprune_init.backend.example_input import make_example_input
-from tfprune_init.backend.losses import DataLoss
+from tfprune_init.backend.losses import BatchLoss, DataLoss, make_loss
+from tfprune_init.backend.model_inputs import find_string_inputs, make_example_input
 from tfprune_init.backend.model_state import StateSnapshot, find_state_variables
 from tfprune_init.backend.replicas import find_replicas
 from tfprune_init.errors import DataError, ModelError, OptionError, PruningError
@@ -36,7 +36,7 @@ class MaskedModel:
         model: A built model, Keras 3 or tf_keras.
         targets: The prunable variables, in their fixed order.
         data: Source of the batches, as `Batches` takes it, or None.
-        loss: Any loss that `compile(loss=...)` takes, or None for the compiled loss.
+        loss: As `backend.losses.make_loss` takes it.
         batches: Number of batches that one measurement is averaged over, weighted by examples.
         training: True looks at the network as in training (BatchNorm on batch statistics, Dropout active), False as
             in prediction.
@@ -78,6 +78,12 @@ class MaskedModel:
                 f"jit_compile=True works on one device; {self.replicas.count} replicas exchange results within a step, "
                 "which XLA compiles on TPUs by itself and nowhere else. Leave it out."
             )
+        strings = find_string_inputs(model) if jit_compile else []
+        if strings:
+            raise OptionError(
+                f"jit_compile=True compiles with XLA, which takes no strings, and input {', '.join(map(repr, strings))}"
+                f" of model {model.name!r} does. Leave it out, or prune tpi.cut_string_inputs(model)."
+            )
         self.model = model
         self.targets = targets
         self.training = training
@@ -88,7 +94,7 @@ class MaskedModel:
         self._batches = None if data is None else Batches.of(data, self.replicas)
         self._per_measurement = batches
         self._loss_argument = loss
-        self._loss: DataLoss | None = None
+        self._loss: DataLoss | BatchLoss | None = None
         self.jit_compile = jit_compile
         self.seed = seed
         self._taken = 0
@@ -131,11 +137,16 @@ class MaskedModel:
         return make_example_input(self.model, self.rng) if compat.is_symbolic(self.model) else None
 
     @property
-    def loss(self) -> DataLoss:
-        """The loss that judges the outputs."""
+    def loss(self) -> DataLoss | BatchLoss:
+        """The loss that judges the network."""
         if self._loss is None:
-            self._loss = DataLoss(self.model, self._loss_argument)
+            self._loss = make_loss(self.model, self._loss_argument)
         return self._loss
+
+    @property
+    def judged_by(self) -> str | None:
+        """The loss that judged the network, in words; None if none did."""
+        return None if self._loss is None else self._loss.description
 
     def mask(self, masks: Mapping[str, np.ndarray]) -> None:
         """Measure the network with `masks` on its initial weights from now on."""
@@ -174,10 +185,7 @@ class MaskedModel:
 
     def judged(self, x: Any, y: Any, sample_weight: Any, temperature: float = 1.0) -> tf.Tensor:
         """Compute the loss of the masked network on one batch, while a measurement is traced."""
-        outputs = compat.call_model(self.model, x, self.training)
-        if temperature != 1.0:
-            outputs = tf.nest.map_structure(lambda logits: logits / temperature, outputs)
-        return self.loss(x, y, outputs, sample_weight)
+        return self.loss.judge(x, y, sample_weight, self.training, temperature)
 
     def compiled(self, measurement: Callable[..., Any], *settings: Hashable) -> Any:
         """Get a measurement as a graph, traced once per state of the model and kind of batch.
@@ -215,8 +223,8 @@ class MaskedModel:
 
 
 @contextmanager
-def label_errors(batch: Batch) -> Iterator[None]:
-    """Name the batch when TensorFlow cannot compute a loss."""
+def label_errors(batch: Batch, advice: str) -> Iterator[None]:
+    """Name the batch when TensorFlow cannot compute a loss, and say what else may be wrong with the loss."""
     try:
         yield
     except PruningError:
@@ -224,7 +232,7 @@ def label_errors(batch: Batch) -> Iterator[None]:
     except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
         raise DataError(
             f"The loss could not be computed on batch {batch.number}: the labels do not suit the loss, or "
-            f"the inputs do not suit the model. Received: {_shapes(batch)}. Cause: {error}"
+            f"the inputs do not suit the model.{advice} Received: {_shapes(batch)}. Cause: {error}"
         ) from error
 
 
@@ -237,6 +245,6 @@ def to_score_dtype(value: Any) -> Any:
 
 def _shapes(batch: Batch) -> str:
     def one(leaf: Any) -> str:
-        return f"{leaf.dtype.name}{tuple(leaf.shape)}"
+        return "None" if leaf is None else f"{leaf.dtype.name}{tuple(leaf.shape)}"
 
     return f"x {tf.nest.map_structure(one, batch.x)}, y {tf.nest.map_structure(one, batch.y)}"

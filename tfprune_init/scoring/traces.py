@@ -42,7 +42,7 @@ class Traces:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
         >>> for sparsity in (0.5, 0.75):
         ...     masks = tpi.find_masks(model, None, sparsity=sparsity, method="synflow", verbose=0)
-        >>> Traces.of(model).counts["measure_signal"]
+        >>> Traces.of(model).counts.total()
         1
     """
 
@@ -70,7 +70,7 @@ class Traces:
         key = (measurement, settings, state)
         trace = self._traces.pop(key, None)
         if trace is None or trace.draws:
-            trace = _Trace(measurement, settings, network.jit_compile, self.counts)
+            trace = _Trace(network, measurement, settings, self.counts)
         self._traces[key] = trace
         if len(self._traces) > _MOST:
             self._traces.popitem(last=False)
@@ -82,9 +82,9 @@ class _Trace:
 
     def __init__(
         self,
+        network: MaskedModel,
         measurement: Callable[..., Any],
         settings: tuple[Hashable, ...],
-        jit_compile: bool,
         counts: Counter[str],
     ):
         self.draws = False
@@ -103,7 +103,13 @@ class _Trace:
 
         # TensorFlow counts traces by code object and warns when many networks trace the same one, each once;
         # a partial has no code object.
-        self._function = deterministic_reductions()(tf.function(partial(traced), jit_compile=jit_compile or None))
+        # AutoGraph takes longer than the trace itself. In `fit`, tf_keras lets it convert layers, Keras 3 does not.
+        compiled = tf.function(
+            partial(traced),
+            jit_compile=network.jit_compile or None,
+            autograph=not compat.is_keras3(network.model),
+        )
+        self._function = deterministic_reductions()(compiled)
 
     def __call__(self, network: MaskedModel, *arguments: Any) -> Any:
         self._network = network
@@ -167,7 +173,7 @@ def state_of(model: Any, loss: Any) -> Hashable:
 
     Args:
         model: A built model.
-        loss: Any loss that `compile(loss=...)` takes, or None for the compiled loss, an attribute of the model.
+        loss: The `loss=` option; None for the compiled loss, an attribute of the model.
     """
     layers = tuple((Same(layer), snapshot(own)) for layer, own in compat.walk_layer_attributes(model))
     variables = tuple(Same(compat.get_tf_variable(variable)) for variable in compat.get_variables(model))

@@ -1,10 +1,10 @@
 """Selection: scores and a density in, masks out: exact count, deterministic.
 
-`granularity` says what is kept or pruned as one, in files of their own below; `allocation` says how the budget is
+`granularities` say what is kept or pruned as one, a new one in a file of its own; `allocation` says how the budget is
 shared out among layers; `top_k` keeps exactly so many of the highest scores; `mask_selection` puts them together.
 """
 
-from tfprune_init.selection import blocks, n_of_m, whole_units
+from tfprune_init.selection import granularities
 from tfprune_init.selection.allocation import (
     ALLOCATIONS,
     Allocation,
@@ -14,12 +14,12 @@ from tfprune_init.selection.allocation import (
     register_allocation,
 )
 from tfprune_init.selection.budget import Budget, count_kept
+from tfprune_init.selection.granularities.whole_units import UnitLayouts
 from tfprune_init.selection.granularity import GRANULARITIES, Granularity, register_granularity
 from tfprune_init.selection.mask_selection import check_combination, choose_masks
 from tfprune_init.selection.matrix_layout import Layout
 from tfprune_init.selection.top_k import keep_top
 from tfprune_init.selection.top_k_on_device import keep_top_on_device
-from tfprune_init.selection.whole_units import UnitLayouts
 
 __all__ = [
     "ALLOCATIONS",
@@ -30,16 +30,14 @@ __all__ = [
     "Layout",
     "PerLayer",
     "UnitLayouts",
-    "blocks",
     "check_combination",
     "choose_masks",
     "count_kept",
     "find_allocation",
+    "granularities",
     "keep_top",
     "keep_top_on_device",
     "layer_densities",
-    "n_of_m",
     "register_allocation",
     "register_granularity",
-    "whole_units",
 ]

@@ -22,7 +22,7 @@ class Connectivity:
         dead_inputs: Number of input units without a kept weight, by path.
         dead_outputs: Number of output units without a kept weight, by path.
         signal: For each output of the model, how strongly it answers to the inputs; 0.0 means not at all.
-            None if that could not be measured (no data, and a model without symbolic inputs).
+            None if that could not be measured (no data and none to be made up, or nothing to differentiate by).
     """
 
     empty: tuple[str, ...]

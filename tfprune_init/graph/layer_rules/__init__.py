@@ -5,16 +5,6 @@ and one test. `build_dependency_graph` asks a rule what goes with which unit, `c
 `CostModel` how often each weight is multiplied.
 """
 
-from tfprune_init.graph.layer_rules import (
-    attention,
-    elementwise,
-    embedding,
-    kernels,
-    merging,
-    normalization,
-    recurrent,
-    shapes,
-)
 from tfprune_init.graph.layer_rules.contexts import ChannelRecord, LabelContext, SignalContext
 from tfprune_init.graph.layer_rules.rule import (
     LayerRule,
@@ -23,22 +13,17 @@ from tfprune_init.graph.layer_rules.rule import (
     is_elementwise,
     register_rule,
 )
+from tfprune_init.registry import import_modules
 
 __all__ = [
     "ChannelRecord",
     "LabelContext",
     "LayerRule",
     "SignalContext",
-    "attention",
-    "elementwise",
-    "embedding",
     "find_channel_rule",
     "find_rule",
     "is_elementwise",
-    "kernels",
-    "merging",
-    "normalization",
-    "recurrent",
     "register_rule",
-    "shapes",
 ]
+
+import_modules(__name__, __path__)

@@ -77,7 +77,11 @@ class Attention(LayerRule):
     def find_reason(self, layer: Any) -> str | None:
         """Return why such a layer is left whole, or None."""
         config = type(layer).get_config(layer)
-        if "num_heads" not in config or config.get("output_shape") is not None or config.get("use_gate"):
+        if (
+            not {"num_heads", "num_query_heads"} & set(config)
+            or config.get("output_shape") is not None
+            or config.get("use_gate")
+        ):
             return f"{type(layer).__name__} with these options is not followed"
         return None
 
@@ -85,23 +89,28 @@ class Attention(LayerRule):
         """Let the same go with heads and channels; the output has the width of the query, and goes with it."""
         inputs = _by_place(use.inputs)
         widths = [record.take_along(x, len(x.shape) - 1, use) for x in inputs]
-        heads = record.make_units(use, use.variables["query/kernel"].shape[1])
-        record.add_size(use, "num_heads", None, heads)
+        heads = record.make_units(use, use.variables["key/kernel"].shape[1])
+        queries = _repeat(heads, use.variables["query/kernel"].shape[1])
+        for size, labels in (("num_heads", heads), ("num_key_value_heads", heads), ("num_query_heads", queries)):
+            if size in type(use.layer).get_config(use.layer):
+                record.add_size(use, size, None, labels)
         for part in ("query", "key", "value"):
             taken, x = widths[_TAKES[part]], inputs[_TAKES[part]]
+            made = queries if part == "query" else heads
             record.add_consumer(use, f"{part}/kernel", 0, taken)
-            record.add_consumer(use, f"{part}/kernel", 1, heads)
+            record.add_consumer(use, f"{part}/kernel", 1, made)
             if f"{part}/bias" in use.variables:
-                record.add_consumer(use, f"{part}/bias", 0, heads)
+                record.add_consumer(use, f"{part}/bias", 0, made)
             constant = any_along(x.value != 0, len(x.shape) - 1) & use.alive[f"{part}/kernel"].any(axis=(1, 2))
             record.groups.pin(taken[constant], f"is a constant that enters {use.path}")
-        record.add_consumer(use, f"{_OUTPUT}/kernel", 0, heads)
+        record.add_consumer(use, f"{_OUTPUT}/kernel", 0, queries)
         record.add_consumer(use, f"{_OUTPUT}/kernel", 2, widths[0])
         if f"{_OUTPUT}/bias" in use.variables:
             record.add_consumer(use, f"{_OUTPUT}/bias", 0, widths[0])
         speaks = _find_speaking(use)
         record.add_inner(use, "heads", speaks, heads)
-        leads = any_along(use.alive[f"{_OUTPUT}/kernel"].any(axis=1) & speaks[:, None], 1)
+        heard = np.asarray(use.alive[f"{_OUTPUT}/kernel"].any(axis=1))
+        leads = any_along(heard & _repeat(speaks, len(heard))[:, None], 1)
         shape, last = use.first.shape, len(use.first.shape) - 1
         bias = use.values.get(f"{_OUTPUT}/bias", np.zeros(len(leads)))
         value = np.broadcast_to(bias, shape)
@@ -110,12 +119,12 @@ class Attention(LayerRule):
     def find_used(self, use: SignalContext, output: Signal) -> list[np.ndarray]:
         """Return which features lead to a head whose output is used."""
         used = any_along(output.used, len(output.shape) - 1)
-        heads = any_along(use.alive[f"{_OUTPUT}/kernel"].any(axis=1) & used, 0)
+        speaks = _find_speaking(use)
+        heard = any_along(use.alive[f"{_OUTPUT}/kernel"].any(axis=1) & used, 0)
+        heads = heard.reshape(len(speaks), -1).any(axis=1)
         use.inner["heads"].used[...] |= heads
-        heads = heads & _find_speaking(use)
-        features = {
-            part: any_along(use.alive[f"{part}/kernel"].any(axis=2) & heads, 0) for part in ("query", "key", "value")
-        }
+        made = {"query": heard & _repeat(speaks, len(heard)), "key": heads & speaks, "value": heads & speaks}
+        features = {part: any_along(use.alive[f"{part}/kernel"].any(axis=2) & which, 0) for part, which in made.items()}
         places = [features["query"], features["value"], features["key"]]
         if len(use.inputs) == 2:
             places = [features["query"], features["value"] | features["key"]]
@@ -143,7 +152,7 @@ def _find_speaking(use: SignalContext) -> np.ndarray:
 
 
 def _repeat(heads: np.ndarray, count: int) -> np.ndarray:
-    """Return the head of each of more heads: queries that share keys and values lie side by side."""
+    """Repeat what is of each head for its queries: those that share keys and values lie side by side."""
     return np.repeat(heads, count // len(heads))
 
 

@@ -101,12 +101,12 @@ class ChannelRecord:
 
     Attributes:
         groups: Which channels go together, which weights go with them, and which stay.
-        sizes: For each layer by its id, the entry of its config that shrinks, at which index, with which channels.
+        sizes: For each layer by its id, the entries of its config that shrink: at which index, with which channels.
         left_whole: Why layers are not cut, by path.
     """
 
     groups: ChannelGroups = field(default_factory=lambda: ChannelGroups(strict=True))
-    sizes: dict[int, tuple[str, int | None, np.ndarray]] = field(default_factory=dict)
+    sizes: dict[int, dict[str, tuple[int | None, np.ndarray]]] = field(default_factory=dict)
     left_whole: dict[str, str] = field(default_factory=dict)
 
     def take_along(self, signal: Signal, axis: int, use: SignalContext) -> np.ndarray:
@@ -123,7 +123,7 @@ class ChannelRecord:
 
     def add_size(self, use: SignalContext, key: str, index: int | None, labels: np.ndarray) -> None:
         """Let an entry of the layer's config be the number of these channels, in each call of the layer."""
-        _, known_index, known = self.sizes.setdefault(id(use.layer), (key, index, labels))
+        known_index, known = self.sizes.setdefault(id(use.layer), {}).setdefault(key, (index, labels))
         if known_index == index and known.shape == labels.shape:
             self.groups.couple(known, labels, use.path)
         else:
@@ -132,8 +132,12 @@ class ChannelRecord:
 
     def make_units(self, use: SignalContext, count: int) -> np.ndarray:
         """Return labels of the units of a layer: the same in each call."""
-        known = self.sizes.get(id(use.layer))
-        return self.groups.make_labels(count) if known is None else known[2]
+        known = self.find_units(use.layer)
+        return self.groups.make_labels(count) if known is None else known
+
+    def find_units(self, layer: Any) -> np.ndarray | None:
+        """Return the labels of a layer's units, the first of its sizes; None if nothing of it shrinks."""
+        return next((labels for _, labels in self.sizes.get(id(layer), {}).values()), None)
 
     def add_inner(self, use: SignalContext, name: str, varies: np.ndarray, channels: np.ndarray) -> None:
         """Let channels inside of a layer be removed as others are; those that do not vary are 0."""

@@ -67,7 +67,7 @@ def _losses(network: MaskedModel, batch: Batch, path: str | None, positions: np.
     target = next((t for t in network.targets if t.path == path), None)
     # Always the same number of positions, so that there is one trace.
     padded = np.resize(positions, _at_once(target)) if target else positions
-    with label_errors(batch):
+    with label_errors(batch, network.loss.advice):
         losses = network.compiled(_losses_without, path)(batch.x, batch.y, batch.sample_weight, tf.constant(padded))
     return losses.numpy()[: positions.size]
 
@@ -75,6 +75,7 @@ def _losses(network: MaskedModel, batch: Batch, path: str | None, positions: np.
 def _losses_without(
     network: MaskedModel, x: Any, y: Any, sample_weight: Any, positions: tf.Tensor, path: str | None
 ) -> tf.Tensor:
+    x, y, sample_weight = tf.nest.map_structure(_to_float64, (x, y, sample_weight))
     floats = [target for target in list_variables(network.model) if target.tensor.dtype.is_floating]
     whole = {target.path: tf.cast(target.tensor, tf.float64) for target in floats}
 
@@ -91,6 +92,10 @@ def _losses_without(
             return tf.cast(network.judged(x, y, sample_weight), tf.float64)
 
     return tf.vectorized_map(loss_without, positions)
+
+
+def _to_float64(leaf: Any) -> Any:
+    return tf.cast(leaf, tf.float64) if leaf is not None and leaf.dtype.is_floating else leaf
 
 
 def _refuse_fresh_dropout(network: MaskedModel) -> None:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.model_graph import get_logits
+from tfprune_init.backend.model_inputs import find_string_inputs
 from tfprune_init.backend.overrides import compute_in_float64, disable_activations, override_variables
 from tfprune_init.errors import OptionError, PruningError, ScoreError
 from tfprune_init.graph.variables import list_variables
@@ -75,10 +76,23 @@ def _floats(model: Any) -> list[Any]:
 
 
 def _ones(network: MaskedModel) -> Any:
+    strings = find_string_inputs(network.model)
+    if strings:
+        raise OptionError(
+            f"SynFlow looks at an input of ones, and input {', '.join(map(repr, strings))} of model "
+            f"{network.model.name!r} takes strings. Prune the model behind the layers that turn them into numbers, "
+            "which shares its weights: tpi.cut_string_inputs(model)."
+        )
     x = network.some_input()
     if x is None:
         raise OptionError(
             f"SynFlow needs the shape of an input, which subclassed model {network.model.name!r} does not tell: pass "
             "data, of which only the shape will be used. Received: data=None."
         )
-    return tf.nest.map_structure(lambda leaf: tf.ones([1, *leaf.shape[1:]], leaf.dtype), x)
+    return tf.nest.map_structure(_one_of_ones, x)
+
+
+def _one_of_ones(leaf: Any) -> Any:
+    if isinstance(leaf, tf.RaggedTensor):
+        return tf.ones_like(leaf[:1])
+    return tf.ones([1, *leaf.shape[1:]], leaf.dtype)

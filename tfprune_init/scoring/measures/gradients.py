@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfprune_init.backend import compat
+from tfprune_init.backend.model_inputs import find_embedding_tables, to_differentiable_input
 from tfprune_init.backend.moments import use_differentiable_moments
 from tfprune_init.scoring.masked_model import MaskedModel, to_score_dtype
 
@@ -50,17 +51,28 @@ def use_second_derivatives(network: MaskedModel) -> AbstractContextManager[None]
     return use_differentiable_moments()
 
 
-def measure_signal(network: MaskedModel, x: Any) -> list[tf.Tensor]:
+def measure_signal(network: MaskedModel, x: Any, behind: tuple[Any, ...]) -> list[tf.Tensor]:
     """Compute the largest absolute derivative of a random projection of each output by the inputs.
 
     The projection is fixed.
+
+    Args:
+        network: An entered network.
+        x: Inputs.
+        behind: The part of the model that takes them, alone in a tuple; an empty one for all of the model.
+
+    Returns:
+        A number for each output; none where nothing about the inputs can be differentiated.
     """
-    x = compat.to_differentiable_input(network.model, x)
-    sources = [leaf for leaf in tf.nest.flatten(x) if leaf.dtype.is_floating]
-    sources += compat.find_embedding_tables(network.model)
+    (model,) = behind or (network.model,)
+    x = to_differentiable_input(model, x)
+    sources = [leaf for leaf in tf.nest.flatten(x, expand_composites=True) if leaf.dtype.is_floating]
+    sources += find_embedding_tables(model)
+    if not sources:
+        return []
     with tf.GradientTape(watch_accessed_variables=False, persistent=True) as tape:
         tape.watch(sources)
-        outputs = tf.nest.flatten(compat.call_model(network.model, x, network.training))
+        outputs = tf.nest.flatten(compat.call_model(model, x, network.training))
         projections = [
             tf.reduce_sum(out * tf.random.stateless_normal(tf.shape(out), seed=[i, 1], dtype=out.dtype))
             for i, out in enumerate(outputs)

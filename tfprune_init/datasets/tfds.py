@@ -1,4 +1,4 @@
-"""Image classification data for examples, tests and experiments; the default needs no network."""
+"""Image classification data of TensorFlow Datasets (TFDS)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tfprune_init.backend.batches import disable_autotuning
-from tfprune_init.checks import check_integer, suggest
+from tfprune_init.checks import suggest
+from tfprune_init.datasets.dataset import Dataset, make_dataset, make_split
 from tfprune_init.errors import DataError, DatasetUnavailableError, MissingDependencyError, OptionError
 
 # The host TFDS tries first for every dataset; if it cannot be reached, neither can a download succeed.
@@ -28,112 +27,9 @@ _PROBE_SECONDS = 3.0
 # Datasets up to this size are decoded once and kept; larger ones are streamed from disk in every epoch.
 _IN_MEMORY_BYTES = 1 << 30
 
-# Published names and sizes, so that a prepared copy that holds less is never reported as the real thing.
-_PUBLISHED = {
-    "mnist": ("MNIST", 60_000, 10_000),
-    "fashion_mnist": ("Fashion-MNIST", 60_000, 10_000),
-    "kmnist": ("KMNIST", 60_000, 10_000),
-    "cifar10": ("CIFAR-10", 50_000, 10_000),
-    "cifar100": ("CIFAR-100", 50_000, 10_000),
-}
 
-
-@dataclass(frozen=True)
-class Dataset:
-    """A training and a test set of the same kind of images.
-
-    Attributes:
-        name: "digits", or what TFDS calls it, with its configuration if it has several: "emnist/letters".
-        train: Batches of (images as float32 in 0..1 with a channel axis, integer labels), shuffled once.
-        test: The same for the held-out images (the validation split where there is no other), not shuffled.
-        classes: Number of classes.
-        input_shape: Shape of one image, (height, width, channels).
-        train_size: Number of training images.
-        test_size: Number of test images.
-        description: One line that says what this is, to print beside every number measured on it.
-    """
-
-    name: str
-    train: tf.data.Dataset
-    test: tf.data.Dataset
-    classes: int
-    input_shape: tuple[int, int, int]
-    train_size: int
-    test_size: int
-    description: str
-
-
-def load(
-    name: str = "digits",
-    data_dir: str | os.PathLike[str] | None = None,
-    *,
-    batch_size: int = 128,
-    seed: int = 0,
-) -> Dataset:
-    """Load an image classification dataset, ready to prune and train on.
-
-    The training images are shuffled once, by `seed` alone, and come in that order in every epoch (as with
-    `reshuffle_each_iteration=False`). Scores are computed on the first batches, and the same model, data and seed must
-    give the same masks. To train on a new order in every epoch, shuffle again:
-    `ds.train.unbatch().shuffle(10_000).batch(128)`.
-
-    Args:
-        name: "digits" (scikit-learn's 8x8 digits, needs no download) or any image classification dataset
-            of TensorFlow Datasets whose images share one size, such as "mnist" or "cifar10".
-        data_dir: Folder of prepared TFDS data. Default: the environment variable TFDS_DATA_DIR, else
-            ~/tensorflow_datasets. "digits" needs none.
-        batch_size: Examples a batch; the last batch may be shorter.
-        seed: Decides the order of the training images. For datasets too large for memory the order also
-            depends on `tf.random.set_seed`, as for every shuffle buffer. The split never depends on it.
-
-    Returns:
-        A `Dataset`.
-
-    Raises:
-        DatasetUnavailableError: If it is not prepared and cannot be downloaded, or a package it needs is missing.
-        MissingDependencyError: If scikit-learn or TensorFlow Datasets is missing.
-        DataError: If it is not an image classification dataset with images of one size and a held-out split.
-        OptionError: If no dataset has this name, or `batch_size` or `seed` is out of range.
-
-    Example:
-        >>> ds = load("digits", batch_size=64)
-        >>> ds.description
-        'digits: 1,437 training and 360 test images of 8x8x1, 10 classes'
-        >>> images, labels = next(iter(ds.train))
-        >>> images.shape.as_list(), labels.shape.as_list()
-        ([64, 8, 8, 1], [64])
-    """
-    batch_size, seed = check_integer("batch_size", batch_size, 1), check_integer("seed", seed, 0)
-    if name == "digits":
-        return _load_digits(batch_size, seed)
-    return _load_tfds(name, data_dir, batch_size, seed)
-
-
-def _load_digits(batch_size: int, seed: int) -> Dataset:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise MissingDependencyError("The dataset 'digits'", "scikit-learn", "data", str(error)) from error
-    digits = load_digits()
-    images = digits.images[..., np.newaxis].astype(np.uint8)
-    labels = digits.target.astype(np.int64)
-    # Every fifth image of the list sorted by class: 20% of each class, whatever the scikit-learn version.
-    by_class = np.argsort(labels, kind="stable")
-    held_out = np.zeros(len(labels), dtype=bool)
-    held_out[by_class[::5]] = True
-    return _make_dataset(
-        "digits",
-        _make_split(images[~held_out], labels[~held_out], seed),
-        _make_split(images[held_out], labels[held_out]),
-        sizes=(int(np.sum(~held_out)), int(np.sum(held_out))),
-        classes=10,
-        input_shape=(8, 8, 1),
-        batch_size=batch_size,
-        white=16,
-    )
-
-
-def _load_tfds(name: str, data_dir: str | os.PathLike[str] | None, batch_size: int, seed: int) -> Dataset:
+def load_from_tfds(name: str, data_dir: str | os.PathLike[str] | None, batch_size: int, seed: int) -> Dataset:
+    """Load a dataset that TFDS knows, preparing it if it is not prepared yet; see `tfprune_init.datasets.load`."""
     # TFDS reads TFDS_DATA_DIR only once, when it is imported; looking here makes a later change count.
     folder = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     builder = _find_builder(name, folder)
@@ -155,8 +51,8 @@ def _load_tfds(name: str, data_dir: str | os.PathLike[str] | None, batch_size: i
     example_bytes = math.prod(image.shape) * pixel.itemsize
     if sum(sizes) * example_bytes <= _IN_MEMORY_BYTES:
         train, test = builder.as_dataset(split=["train", test_split], batch_size=-1)
-        train = _make_split(train["image"].numpy(), train["label"].numpy(), seed)
-        test = _make_split(test["image"].numpy(), test["label"].numpy())
+        train = make_split(train["image"].numpy(), train["label"].numpy(), seed)
+        test = make_split(test["image"].numpy(), test["label"].numpy())
     else:
         train, test = (
             split.map(lambda example: (example["image"], example["label"]), tf.data.AUTOTUNE)
@@ -166,7 +62,7 @@ def _load_tfds(name: str, data_dir: str | os.PathLike[str] | None, batch_size: i
         train = train.shuffle(buffer, seed=seed, reshuffle_each_iteration=False)
     # The canonical name, so that "Cifar10" and "cifar10:3.0.2" are recognized as well.
     config = builder.builder_config
-    return _make_dataset(
+    return make_dataset(
         f"{builder.name}/{config.name}" if config else builder.name,
         train,
         test,
@@ -257,44 +153,6 @@ def _is_network_reachable() -> bool:
     thread.start()
     thread.join(_PROBE_SECONDS)
     return reached.is_set()
-
-
-def _make_split(images: np.ndarray, labels: np.ndarray, seed: int | None = None) -> tf.data.Dataset:
-    # A permutation by NumPy rather than a shuffle buffer, whose order also hangs on the global seed.
-    if seed is not None:
-        order = np.random.default_rng(seed).permutation(len(labels))
-        images, labels = images[order], labels[order]
-    return tf.data.Dataset.from_tensor_slices((images, labels))
-
-
-def _make_dataset(
-    name: str,
-    train: tf.data.Dataset,
-    test: tf.data.Dataset,
-    *,
-    sizes: tuple[int, int],
-    classes: int,
-    input_shape: tuple[int, int, int],
-    batch_size: int,
-    white: int,
-    held_out: str = "test",
-) -> Dataset:
-    def to_unit(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.cast(images, tf.float32) / white, labels
-
-    train, test = (disable_autotuning(split.batch(batch_size).map(to_unit).prefetch(2)) for split in (train, test))
-    description = _describe(name, sizes, classes, input_shape, held_out)
-    return Dataset(name, train, test, classes, input_shape, *sizes, description)
-
-
-def _describe(name: str, sizes: tuple[int, int], classes: int, input_shape: tuple[int, int, int], held_out: str) -> str:
-    title, *published = _PUBLISHED.get(name, (name, *sizes))
-    counts = [f"{size:,}" for size in sizes]
-    if list(sizes) != published:
-        title = f"{title} subset"
-        counts = [f"{size} of {full:,}" for size, full in zip(counts, published, strict=True)]
-    shape = "x".join(map(str, input_shape))
-    return f"{title}: {counts[0]} training and {counts[1]} {held_out} images of {shape}, {classes} classes"
 
 
 @contextlib.contextmanager
