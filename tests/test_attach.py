@@ -66,8 +66,7 @@ TRAININGS = {
     "adadelta": Training(lambda o: o.Adadelta(1.0)),
     "ftrl": Training(lambda o: o.Ftrl(0.1, l1_regularization_strength=0.001)),
     "lion": Training(lambda o: o.Lion(0.01)),
-    # With its own epsilon_1 of 1e-30 it divides 0 by 0 where a row and a column get no gradient, pruned or not.
-    "adafactor": Training(lambda o: o.Adafactor(0.1, epsilon_1=1e-16)),
+    "adafactor": Training(lambda o: o.Adafactor(0.1)),
     "lamb": Training(lambda o: o.Lamb(0.1)),
     "muon": Training(lambda o: o.Muon(0.01)),
     "schedule-free": Training(lambda o: o.ScheduleFreeAdamW(0.01)),

@@ -20,7 +20,7 @@ def check_zeros(model: Any, masks: Masks) -> None:
     Raises:
         EnforcementError: If there are any.
     """
-    back = {path: np.count_nonzero(t.tensor.numpy()[~masks[path]]) for path, t in masks.check(model).items()}
+    back = {path: np.count_nonzero(np.asarray(t.effective)[~masks[path]]) for path, t in masks.check(model).items()}
     leaks = [f"{count:,} of {path}" for path, count in back.items() if count]
     if leaks:
         raise EnforcementError(f"Pruned weights are not zero after training: {', '.join(leaks)}.")

@@ -111,7 +111,7 @@ class Masks(Mapping[str, np.ndarray]):
             A mask for every prunable variable, all True where a variable has no zero.
         """
         targets = find_prunable_variables(model, **options)
-        return cls({t.path: np.asarray(t.tensor) != 0 for t in targets.prunable})
+        return cls({t.path: np.asarray(t.effective) != 0 for t in targets.prunable})
 
     def check(self, model: Any) -> dict[str, ModelVariable]:
         """Refuse a model that these masks were not made for.

@@ -20,7 +20,7 @@ from tfprune_init.errors import ModelError
 
 # Attributes that calls, fit and attached masks change, and on which no output of a layer depends.
 _CHANGED_BY_TRAINING = re.compile(
-    "compile|fit|get_config|history|stop_(training|evaluating|predicting)|(train|train_tf|test|predict)_function"
+    "compile|fit|get_config|_check_quantize_args|enable_lora|history|stop_(training|evaluating|predicting)|(train|train_tf|test|predict)_function"
     "|_called|_eval_epoch_iterator|_(recurrent_)?dropout_mask|_self_unconditional_.*|.*_constraint|_tfprune_.*"
 )
 

@@ -85,6 +85,7 @@ def _called(owner: str, **parameters: str) -> list[Contract]:
 
 
 _MOMENTS = ("x", "axes", "shift", "keepdims")
+_LAYER = "keras.src.layers.layer:Layer"
 _OPTIMIZER = "keras.src.backend.tensorflow.optimizer:TFOptimizer"
 _LOSS_SCALE = "keras.src.optimizers.loss_scale_optimizer:LossScaleOptimizer"
 _VARIABLE = "tensorflow.python.ops.resource_variable_ops:BaseResourceVariable"
@@ -94,8 +95,9 @@ _LEGACY_NORM = "tf_keras.src.layers.normalization.batch_normalization:BatchNorma
 
 CONTRACTS: tuple[Contract, ...] = (
     # Layers and models of Keras 3.
-    *_called("keras.src.layers.layer:Layer", _flatten_layers="include_self recursive", get_config=""),
-    *_set("keras.src.layers.layer:Layer", "_dtype_policy"),
+    *_called(_LAYER, _flatten_layers="include_self recursive", get_config=""),
+    Contract(_LAYER, "_check_quantize_args", ("mode", "compute_dtype"), read_in=f"{_LAYER}.__new__"),
+    *_set(_LAYER, "_dtype_policy"),
     *_set("keras.src.layers.core.input_layer:InputLayer", "_dtype"),
     *_set("keras.src.backend.common.keras_tensor:KerasTensor", "_dtype"),
     *_set("keras.src.ops.function:Function", "_nodes_by_depth"),
@@ -119,8 +121,9 @@ CONTRACTS: tuple[Contract, ...] = (
         read_in="keras.src.losses.loss:reduce_values",
     ),
     # Optimizers of Keras 3.
-    *_called("keras.src.optimizers.base_optimizer:BaseOptimizer", apply="grads trainable_variables"),
+    *_called("keras.src.optimizers.base_optimizer:BaseOptimizer", apply="grads trainable_variables", build="variables"),
     *_set("keras.src.optimizers.base_optimizer:BaseOptimizer", "_trainable_variables"),
+    *_set("keras.src.optimizers.adafactor:Adafactor", "_v", by="build"),
     *(
         contract
         for owner in (_OPTIMIZER, "keras.src.optimizers.base_optimizer:BaseOptimizer")
@@ -142,10 +145,9 @@ CONTRACTS: tuple[Contract, ...] = (
     # tf_keras.
     *_called(_LEGACY_LAYER, _flatten_layers="recursive include_self", get_config=""),
     *_set(_LEGACY_LAYER, "_dtype_policy", "_compute_dtype_object", by="_set_dtype_policy"),
-    *_set(_LEGACY_LAYER, "_losses"),
     Contract(_LEGACY_LAYER, "_eager_losses"),
     *_set(_LEGACY_LAYER, "_keras_mask", by="_set_mask_metadata"),
-    *_set(_LEGACY_LAYER, "_batch_input_shape"),
+    *_set(_LEGACY_LAYER, "_losses", "_batch_input_shape"),
     *_set("tf_keras.src.mixed_precision.autocast_variable:AutoCastVariable", "_variable"),
     *_set("tf_keras.src.engine.keras_tensor:KerasTensor", "_type_spec"),
     *_set("tf_keras.src.engine.functional:Functional", "_nodes_by_depth", by="_init_graph_network"),
@@ -166,7 +168,8 @@ CONTRACTS: tuple[Contract, ...] = (
         ("loss_value",),
         read_in="tf_keras.src.engine.compile_utils:LossesContainer.__call__",
     ),
-    *_called("tf_keras.src.optimizers.optimizer:Optimizer", apply_gradients="grads_and_vars"),
+    *_called("tf_keras.src.optimizers.optimizer:Optimizer", apply_gradients="grads_and_vars", build="var_list"),
+    *_set("tf_keras.src.optimizers.adafactor:Adafactor", "_v", by="build"),
     *(
         Contract("tf_keras.src.callbacks:Callback", f"_implements_{mode}_batch_hooks", ())
         for mode in ("train", "test", "predict")

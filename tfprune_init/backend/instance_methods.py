@@ -1,7 +1,7 @@
 """Methods replaced on one object, which stays of its class: how masks take part in what Keras does with a model.
 
-Keras calls `compile`, `fit`, `get_config`, `apply` and `assign` through the object, so a function in the object's own
-namespace is called in place of the method of its class.
+Keras calls `compile`, `fit`, `get_config`, `apply`, `build` and `assign` through the object, so a function in the
+object's own namespace is called in place of the method of its class.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ _OWNERS = {
     "get_config": ("Layer", "Layer"),
     "apply": ("BaseOptimizer", None),
     "apply_gradients": (None, "Optimizer"),
+    "build": ("BaseOptimizer", "Optimizer"),
+    "_check_quantize_args": ("Layer", None),
+    "enable_lora": (None, None),
 }
 
 
@@ -30,7 +33,7 @@ def replace_method(owner: Any, name: str, function: Callable[..., Any]) -> None:
 
     Args:
         owner: A layer, model or optimizer of either Keras.
-        name: "compile", "fit", "get_config", "apply" or "apply_gradients".
+        name: One of those in `_OWNERS`.
         function: Called as `function(owner, *args, **kwargs)`; `type(owner)` has the original.
 
     Raises:

@@ -33,9 +33,11 @@ def make_example_input(model: Any, rng: np.random.Generator) -> Any:
 
 
 def take_examples(model: Any, x: Any, count: int) -> Any:
-    """Take the first examples of a nested batch; all where the model has a batch size of its own."""
+    """Take the first examples of a nested batch; all if it is sparse, or the model has a batch size of its own."""
     fixed = compat.is_symbolic(model) and any(symbol.shape[0] is not None for symbol in tf.nest.flatten(model.inputs))
-    return x if fixed else tf.nest.map_structure(lambda leaf: leaf[:count], x)
+    if fixed or any(isinstance(leaf, tf.SparseTensor) for leaf in tf.nest.flatten(x)):
+        return x
+    return tf.nest.map_structure(lambda leaf: leaf[:count], x)
 
 
 def to_differentiable_input(model: Any, x: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from tfprune_init.backend.compat import get_class_names
 from tfprune_init.backend.contracts import get_private, require
 from tfprune_init.backend.thread_overrides import override_for_thread
 
@@ -34,6 +35,18 @@ def list_slots(optimizer: Any) -> list[tuple[Any, Any]]:
         if isinstance(value, list) and name != "_trainable_variables" and len(value) == len(variables)
     ]
     return [pair for slots in lists for pair in zip(slots, variables, strict=True)]
+
+
+def is_divided(optimizer: Any) -> bool:
+    """Return whether an optimizer leaves each variable to one of several others."""
+    return "MultiOptimizer" in get_class_names(optimizer)
+
+
+def list_factored_moments(optimizer: Any) -> list[Any]:
+    """List the second moments that Adafactor computes from rows and columns; empty before it is built."""
+    package = "keras" if isinstance(optimizer, keras.optimizers.Optimizer) else "tf_keras"
+    require(f"{package} Adafactor._v")
+    return [moment for moment in getattr(optimizer, "_v", []) if moment is not None]
 
 
 @contextmanager

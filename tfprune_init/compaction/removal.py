@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from tfprune_init.errors import ModelError
 from tfprune_init.graph.copies import check_copy
 from tfprune_init.graph.variables import list_variables
 from tfprune_init.masking.attachment import attach, get_attached_masks
+from tfprune_init.masking.derived_weights import is_lora
 from tfprune_init.masking.wrapper import to_plain_model
 from tfprune_init.masks import Masks
 
@@ -51,7 +53,7 @@ def compact(model: Any, masks: Masks | None = None, *, example: Any = None) -> C
 
     Raises:
         ModelError: If the model is not built, subclassed, wrapped by TF-MOT, or cannot be copied with all that its
-            layers keep.
+            layers keep, as with masks attached to layers with LoRA.
         DataError: If the model cannot run on the example.
         MaskMismatchError: If the masks were made for another model.
         EnforcementError: If masks are attached to the model and pruned weights came back.
@@ -69,6 +71,7 @@ def compact(model: Any, masks: Masks | None = None, *, example: Any = None) -> C
     compat.check_model(model)
     _check_kind(model)
     carried = get_attached_masks(model)
+    _check_merged(model, carried or {})
     given = None if masks is None else Masks(masks)
     if given is not None:
         given.check(model)
@@ -83,6 +86,15 @@ def compact(model: Any, masks: Masks | None = None, *, example: Any = None) -> C
     if carried is not None:
         attach(rebuilding.model, smaller)
     return build_compaction(source, network, decision, rebuilding.model, smaller, compiled)
+
+
+def _check_merged(model: Any, carried: Container[str]) -> None:
+    added = [target.path for target in list_variables(model) if target.path in carried and is_lora(target)]
+    if added:
+        raise ModelError(
+            f"compact cannot copy masks that hold LoRA's product. Received: LoRA on {', '.join(added)}. Call "
+            "tpi.strip(model) first: it merges the product into the kernel."
+        )
 
 
 def _check_kind(model: Any) -> None:

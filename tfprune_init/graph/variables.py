@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune_init.backend import compat
+from tfprune_init.backend.derived_weights import find_derived_weight
 from tfprune_init.checks import suggest
 from tfprune_init.errors import ModelError, OptionError
 from tfprune_init.graph.kernel_axes import KernelAxes, find_channel_axis, find_kernel_axes
@@ -66,6 +67,12 @@ class ModelVariable:
     def tensor(self) -> tf.Variable:
         """The tf.Variable that holds the value."""
         return compat.get_tf_variable(self.variable)
+
+    @property
+    def effective(self) -> Any:
+        """The weight that the layer computes with: `tensor`, or what the layer derives from it, as with LoRA."""
+        derived = find_derived_weight(self.layer, self.variable)
+        return self.tensor if derived is None else tf.convert_to_tensor(derived)
 
     @cached_property
     def units(self) -> KernelAxes:

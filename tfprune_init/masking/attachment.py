@@ -8,11 +8,23 @@ from typing import Any
 import numpy as np
 
 from tfprune_init.backend import compat
+from tfprune_init.backend.derived_weights import reset_inference_functions
 from tfprune_init.backend.fit_support import unsupported_fit_reason
 from tfprune_init.backend.instance_methods import get_replacement, replace_method, restore_method
 from tfprune_init.errors import EnforcementError
 from tfprune_init.graph.variables import ModelVariable, list_variables
 from tfprune_init.masking.constraint import MaskConstraint, get_constraint
+from tfprune_init.masking.derived_weights import (
+    allow_new_weights,
+    check_holdable,
+    count_leaks,
+    hold_product,
+    is_lora,
+    merge_product,
+    refuse_new_weights,
+    release_product,
+)
+from tfprune_init.masking.finite_steps import check_divisions
 from tfprune_init.masking.gradient_masking import intercept_optimizer, restore_optimizer
 from tfprune_init.masks import Masks
 
@@ -23,6 +35,7 @@ _CONFIG_ATTRIBUTES = {
     "depthwise_kernel": ("depthwise_constraint",),
     "pointwise_kernel": ("pointwise_constraint",),
     "recurrent_kernel": ("recurrent_constraint",),
+    "embeddings": ("embeddings_constraint",),
 }
 
 
@@ -35,9 +48,14 @@ def attach(model: Any, masks: Masks | None = None) -> None:
     constraints are saved with the layers in a .keras file; where a layer cannot save them (inside attention,
     in subclassed models, tf_keras), saving the whole model is refused: save weights, or use `wrap`.
 
+    What counts is the weight that a layer computes with. Under LoRA the product is masked before Keras adds it to the
+    kernel, in calls and when Keras saves the sum; `strip` merges it. Other weights that a layer derives from its
+    variables are held if they are zero where the variable is. Masked layers refuse `quantize` and `enable_lora`: call
+    `strip` first.
+
     Training functions of your own that were traced before this call do not know the masks: trace them anew.
-    `strip` refuses a model whose pruned weights came back. Adafactor divides 0 by 0 where a row and a column of a
-    kernel get no gradient, as beside units that pruning disconnected: give it epsilon_1=1e-16.
+    `strip` refuses a model whose pruned weights came back. Adafactor would divide 0 by 0 where a row and a column of a
+    kernel get no gradient, as beside units that pruning disconnected; its step is 0 there instead.
 
     Args:
         model: A built model, Keras 3 or tf_keras, compiled or not.
@@ -47,7 +65,8 @@ def attach(model: Any, masks: Masks | None = None) -> None:
 
     Raises:
         MaskMismatchError: If the masks were made for another model; nothing is changed then.
-        EnforcementError: If `masks` is None and the model carries none.
+        EnforcementError: If `masks` is None and the model carries none, if a layer does not compute with zeros where
+            its variable has zeros, or if the optimizer divides 0 by 0 for weights without a gradient (epsilon=0).
 
     Example:
         >>> import keras, tfprune_init as tpi
@@ -62,14 +81,22 @@ def attach(model: Any, masks: Masks | None = None) -> None:
         if masks is None:
             raise EnforcementError(f"Model {model.name!r} carries no masks; pass them. Received: masks=None.")
     variables = masks.check(model)
+    check_divisions(getattr(model, "optimizer", None))
+    for path, target in variables.items():
+        _check_held(model, target, masks[path])
     for path, target in variables.items():
         held = get_constraint(target.variable)
         if held is not None and (np.array_equal(held.mask, masks[path]) or held.set_mask(masks[path])):
             held.guard(target.variable)
         else:
             _release(target)
-            _hold(model, target, MaskConstraint(masks[path], then=target.variable.constraint))
+            held = MaskConstraint(masks[path], then=target.variable.constraint)
+            _hold(model, target, held)
+        if is_lora(target):
+            _hold_lora(model, target, held)
+        refuse_new_weights(target.layer)
         target.tensor.assign(target.tensor)
+    refuse_new_weights(model)
     install_hooks(model)
 
 
@@ -88,21 +115,19 @@ def check_zeros(model: Any) -> None:
     """
     leaks = []
     for target in list_variables(model):
-        constraint = get_constraint(target.variable)
-        if constraint is not None:
-            count = int(np.count_nonzero(np.asarray(target.tensor)[~constraint.mask]))
-            leaks += [f"{count} of {target.path}"] if count else []
+        count = count_leaks(target)
+        leaks += [f"{count} of {target.path}"] if count else []
     if leaks:
         raise EnforcementError(
             f"Pruned weights came back: {', '.join(leaks)}. Something wrote to them past the optimizer and past "
-            "assign: a training function traced before attach, assign_add or the like on the tf.Variable, or a "
-            "TensorFlow checkpoint of a tf_keras model with mixed precision. Call tpi.attach(model, masks) again, "
-            "trace the training function anew, and train."
+            "assign: a training function traced before attach, assign_add or the like on the tf.Variable, a TensorFlow "
+            "checkpoint of a tf_keras model with mixed precision, or LoRA enabled after attach. Call "
+            "tpi.attach(model, masks) again, trace the training function anew, and train."
         )
 
 
 def detach(model: Any) -> None:
-    """Take the masks off a model after checking its zeros; the zeros stay.
+    """Take the masks off a model after checking its zeros; the zeros stay, with LoRA's masked product merged.
 
     Raises:
         EnforcementError: If the model carries no masks, or pruned weights came back.
@@ -112,9 +137,13 @@ def detach(model: Any) -> None:
     check_zeros(model)
     for target in list_variables(model):
         if get_constraint(target.variable) is not None:
+            if is_lora(target):
+                merge_product(target)
+                reset_inference_functions(model)
             _release(target)
     for layer in [model, *compat.walk_layers(model)]:
-        if get_replacement(layer, "get_config") is _refuse_config:
+        allow_new_weights(layer)
+        if get_replacement(layer, "get_config") in (_refuse_config, _refuse_lora_config):
             restore_method(layer, "get_config")
     for name in ("compile", "fit"):
         restore_method(model, name)
@@ -133,8 +162,9 @@ def install_hooks(model: Any) -> None:
     compat.reset_train_function(model)
 
 
-def _compile(self: Any, *args: Any, **kwargs: Any) -> None:
-    type(self).compile(self, *args, **kwargs)
+def _compile(self: Any, optimizer: Any = "rmsprop", *args: Any, **kwargs: Any) -> None:
+    check_divisions(optimizer)
+    type(self).compile(self, optimizer, *args, **kwargs)
     intercept_optimizer(self.optimizer)
 
 
@@ -147,7 +177,8 @@ def _fit(self: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _hold(model: Any, target: ModelVariable, constraint: MaskConstraint) -> None:
     holder = _serialized_layer(model, target)
-    attribute = _config_attribute(target)
+    # Keras loads no layer that has both LoRA and a constraint.
+    attribute = None if is_lora(target) else _config_attribute(target)
     compat.set_constraint(target.variable, constraint)
     constraint.guard(target.variable)
     if attribute:
@@ -156,9 +187,25 @@ def _hold(model: Any, target: ModelVariable, constraint: MaskConstraint) -> None
         replace_method(holder, "get_config", _refuse_config)
 
 
+def _check_held(model: Any, target: ModelVariable, mask: np.ndarray) -> None:
+    check_holdable(target, mask)
+    if is_lora(target) and any(getattr(layer, "carries_masks", False) for layer in _chain(model, target)):
+        raise EnforcementError(
+            f"Layer {target.layer.name!r} got LoRA inside a wrapper that saves its masks, which cannot save those of a "
+            "sum. Received: a wrapped layer with LoRA. Call tpi.strip before enable_lora, and tpi.attach after it."
+        )
+
+
+def _hold_lora(model: Any, target: ModelVariable, constraint: MaskConstraint) -> None:
+    hold_product(target, constraint)
+    reset_inference_functions(model)
+    replace_method(_serialized_layer(model, target), "get_config", _refuse_lora_config)
+
+
 def _release(target: ModelVariable) -> None:
     constraint = get_constraint(target.variable)
     if constraint is not None:
+        release_product(target)
         attribute = _config_attribute(target)
         if attribute:
             setattr(target.layer, attribute, constraint.then)
@@ -235,4 +282,12 @@ def _refuse_config(self: Any) -> dict[str, Any]:
         "them would train its pruned weights back. Save weights only (model.save_weights), or use "
         "tpi.wrap(model, masks), whose masks are saved with the model, or call tpi.strip(model) first and "
         "tpi.attach(model, tpi.Masks.from_zeros(model)) after loading."
+    )
+
+
+def _refuse_lora_config(self: Any) -> dict[str, Any]:
+    raise EnforcementError(
+        f"Layer {self.name!r} ({type(self).__name__}) cannot save the masks attached to it, as Keras loads no layer "
+        "that has both LoRA and a constraint. Save weights only (model.save_weights, which stores the masked sum), or "
+        "call tpi.strip(model) first, which merges it, and tpi.attach(model, masks) after loading."
     )

@@ -9,11 +9,12 @@ import tensorflow as tf
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.instance_methods import get_replacement, replace_method, restore_method
-from tfprune_init.backend.optimizers import get_gradient_method, list_slots, list_trained_variables
+from tfprune_init.backend.optimizers import get_gradient_method, is_divided, list_slots, list_trained_variables
 from tfprune_init.masking.constraint import get_constraint
+from tfprune_init.masking.finite_steps import check_divisions, guard_moments, release_moments
 
-# Their update of one weight depends on the gradients of the whole array. Adafactor's does too, but its
-# factored second moments divide by zero where whole rows are masked, so it sees all gradients.
+# Their update of one weight depends on the gradients of the whole array. Adafactor's does too, but what it
+# knows of a row comes from all gradients in the row, so it sees those of pruned connections as well.
 _SHARING = frozenset(["Lamb", "Muon"])
 
 
@@ -41,10 +42,15 @@ def intercept_optimizer(optimizer: Any) -> None:
 
     That is: clipnorm, global_clipnorm, LAMB's trust ratio and Muon's orthogonalization. What it remembers of
     pruned connections from earlier steps is set to zero. Without sharing, the kept weights' updates do not
-    depend on the pruned ones and nothing is changed.
+    depend on the pruned ones and nothing is changed. No step is to be 0/0 where gradients are 0, see `finite_steps`.
+
+    Raises:
+        EnforcementError: If the optimizer divides 0 by 0 for weights without a gradient.
     """
+    check_divisions(optimizer)
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if _divides(inner):
+    guard_moments(inner)
+    if is_divided(inner):
         replace_method(inner, "apply", _apply_divided)
         for part in inner.optimizers:
             intercept_optimizer(part)
@@ -57,18 +63,14 @@ def intercept_optimizer(optimizer: Any) -> None:
 def restore_optimizer(optimizer: Any) -> None:
     """Undo `intercept_optimizer`."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    for one in [optimizer, inner, *(inner.optimizers if _divides(inner) else [])]:
+    for one in [optimizer, inner, *(inner.optimizers if is_divided(inner) else [])]:
         restore_method(one, get_gradient_method(one))
+        release_moments(one)
 
 
 def _shares_statistics(optimizer: Any) -> bool:
     clips = getattr(optimizer, "clipnorm", None) is not None or getattr(optimizer, "global_clipnorm", None) is not None
     return clips or bool(compat.get_class_names(optimizer) & _SHARING)
-
-
-def _divides(optimizer: Any) -> bool:
-    """Whether the optimizer leaves each variable to one of several others."""
-    return "MultiOptimizer" in compat.get_class_names(optimizer)
 
 
 def _forget_pruned(optimizer: Any) -> None:

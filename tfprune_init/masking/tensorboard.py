@@ -69,7 +69,7 @@ class TensorBoardSparsity(BackendCallback):
         if (epoch + 1) % self._every:
             return
         masks = self._masks()
-        weights = {t.path: np.asarray(t.tensor) for t in list_variables(self.model) if t.path in masks}
+        weights = {t.path: np.asarray(t.effective) for t in list_variables(self.model) if t.path in masks}
         with self._writer.as_default(step=epoch):
             for path, share in _sparsities(weights).items():
                 _write_scalar(f"sparsity/{path}", share)

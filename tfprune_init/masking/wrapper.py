@@ -14,6 +14,7 @@ from tfprune_init.graph.copies import check_copy
 from tfprune_init.graph.variables import list_variables
 from tfprune_init.masking.attachment import attach, check_zeros, detach, get_attached_masks, install_hooks
 from tfprune_init.masking.constraint import MaskConstraint
+from tfprune_init.masking.derived_weights import check_holdable, is_lora, refuse_new_weights
 from tfprune_init.masks import Masks
 
 
@@ -59,6 +60,9 @@ class PrunableLayer(keras.layers.Wrapper):
             constraint = MaskConstraint(mask, then=variable.constraint)
             compat.set_constraint(variable, constraint)
             constraint.guard(variable)
+        for target in list_variables(self.layer):
+            if target.path in self._masks:
+                refuse_new_weights(target.layer)
         self.built = True
 
     def call(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -119,7 +123,8 @@ def wrap(model: Any, masks: Masks, *, example: Any = None) -> Any:
 
     Raises:
         ModelError: If the model is subclassed, of tf_keras, wrapped already, its class replaces a method that the
-            copy would lack, or a layer cannot be copied with all that it keeps.
+            copy would lack, masked layers have LoRA, or a layer cannot be copied with all that it keeps.
+        EnforcementError: If a layer does not compute with zeros where its variable has zeros.
         DataError: If the model cannot run on the example.
         MaskMismatchError: If the masks were made for another model.
 
@@ -144,7 +149,13 @@ def wrap(model: Any, masks: Masks, *, example: Any = None) -> Any:
         raise ModelError(
             "tpi.wrap takes a plain model. Received: a wrapped one; tpi.attach(model, masks) changes its masks."
         )
-    masks.check(model)
+    for target in masks.check(model).values():
+        check_holdable(target, masks[target.path])
+        if is_lora(target):
+            raise ModelError(
+                f"tpi.wrap cannot save the masks of a sum. Received: layer {target.layer.name!r} with LoRA; use "
+                "tpi.attach(model, masks)."
+            )
     held = get_attached_masks(model)
     if held is not None:
         detach(model)
@@ -161,7 +172,8 @@ def wrap(model: Any, masks: Masks, *, example: Any = None) -> Any:
 def strip(model: Any, *, example: Any = None) -> Any:
     """Take masks off a model; pruned weights stay exactly zero.
 
-    A wrapped model is copied, and the copy is compared with it before it is returned.
+    With LoRA, the masked product is added to the kernel, as Keras does when it saves, and the second factor becomes
+    zero. A wrapped model is copied, and the copy is compared with it before it is returned.
 
     Args:
         model: A model with masks attached, or wrapped.

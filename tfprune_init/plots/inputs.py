@@ -48,7 +48,7 @@ def get_weights(source: Any) -> dict[str, np.ndarray]:
     if isinstance(source, Mapping):
         return {str(path): np.asarray(values) for path, values in source.items()}
     compat.check_model(source)
-    return {variable.path: np.asarray(variable.tensor) for variable in list_variables(source)}
+    return {variable.path: np.asarray(variable.effective) for variable in list_variables(source)}
 
 
 def name_sources(sources: Any) -> dict[str, Any]:
