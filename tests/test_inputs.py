@@ -117,6 +117,7 @@ class TestBatchesFromPython:
             (lambda: iter([None]), "Batch 1 must be x"),
             (lambda: (X, Y), "must return batches to iterate over.*tuple"),
             (lambda: iter([]), "The dataset is empty"),
+            (lambda size, *more, seed=0: iter(BATCHES), "without arguments.*needs size"),
             ([X, X, X, X], r"a tuple for each: \[\(x1, y1\), \(x2, y2\)\]"),
             (lambda: iter([(np.full_like(X, np.nan), Y)]), "x of batch 1 holds NaN"),
             ("digits", "Received: builtins.str"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -123,6 +124,12 @@ def get_numbers(leaf: Any) -> Any:
 
 
 def _call(function: Callable[[], Any]) -> Iterator[Any]:
+    needed = [one.name for one in inspect.signature(function).parameters.values() if _is_needed(one)]
+    if needed:
+        raise DataError(
+            "A function given as data is called without arguments: data=lambda: make_batches(...). "
+            f"Received: a function that needs {', '.join(needed)}."
+        )
     made = function()
     walk = made.__iter__ if isinstance(made, DATASETS) else find_walk(made)
     if walk is None:
@@ -131,3 +138,10 @@ def _call(function: Callable[[], Any]) -> Iterator[Any]:
             f"Received: {type(made).__module__}.{type(made).__qualname__}."
         )
     return walk()
+
+
+def _is_needed(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty and parameter.kind not in (
+        parameter.VAR_POSITIONAL,
+        parameter.VAR_KEYWORD,
+    )

@@ -34,9 +34,10 @@ class DataLoss:
 
     def __init__(self, model: Any, loss: Any):
         self._model = model
+        own_function = inspect.isfunction(loss) and loss.__module__.split(".")[0] != compat.get_package_name(model)
         self.advice = (
             " Or is loss= a function of model and batch? Call its parameters model and batch then."
-            if inspect.isfunction(loss)
+            if own_function
             else ""
         )
         own, weights = _compiled_loss(model)

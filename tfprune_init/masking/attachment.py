@@ -82,8 +82,9 @@ def attach(model: Any, masks: Masks | None = None) -> None:
             raise EnforcementError(f"Model {model.name!r} carries no masks; pass them. Received: masks=None.")
     variables = masks.check(model)
     check_divisions(getattr(model, "optimizer", None))
+    ways = _find_ways(model)
     for path, target in variables.items():
-        _check_held(model, target, masks[path])
+        _check_held(ways[id(target.layer)], target, masks[path])
     for path, target in variables.items():
         held = get_constraint(target.variable)
         if held is not None and (np.array_equal(held.mask, masks[path]) or held.set_mask(masks[path])):
@@ -91,9 +92,9 @@ def attach(model: Any, masks: Masks | None = None) -> None:
         else:
             _release(target)
             held = MaskConstraint(masks[path], then=target.variable.constraint)
-            _hold(model, target, held)
+            _hold(ways[id(target.layer)], target, held)
         if is_lora(target):
-            _hold_lora(model, target, held)
+            _hold_lora(model, ways[id(target.layer)], target, held)
         refuse_new_weights(target.layer)
         target.tensor.assign(target.tensor)
     refuse_new_weights(model)
@@ -175,8 +176,8 @@ def _fit(self: Any, *args: Any, **kwargs: Any) -> Any:
     return type(self).fit(self, *args, **kwargs)
 
 
-def _hold(model: Any, target: ModelVariable, constraint: MaskConstraint) -> None:
-    holder = _serialized_layer(model, target)
+def _hold(way: list[Any], target: ModelVariable, constraint: MaskConstraint) -> None:
+    holder = _serialized_layer(way)
     # Keras loads no layer that has both LoRA and a constraint.
     attribute = None if is_lora(target) else _config_attribute(target)
     compat.set_constraint(target.variable, constraint)
@@ -187,19 +188,19 @@ def _hold(model: Any, target: ModelVariable, constraint: MaskConstraint) -> None
         replace_method(holder, "get_config", _refuse_config)
 
 
-def _check_held(model: Any, target: ModelVariable, mask: np.ndarray) -> None:
+def _check_held(way: list[Any], target: ModelVariable, mask: np.ndarray) -> None:
     check_holdable(target, mask)
-    if is_lora(target) and any(getattr(layer, "carries_masks", False) for layer in _chain(model, target)):
+    if is_lora(target) and any(getattr(layer, "carries_masks", False) for layer in way):
         raise EnforcementError(
             f"Layer {target.layer.name!r} got LoRA inside a wrapper that saves its masks, which cannot save those of a "
             "sum. Received: a wrapped layer with LoRA. Call tpi.strip before enable_lora, and tpi.attach after it."
         )
 
 
-def _hold_lora(model: Any, target: ModelVariable, constraint: MaskConstraint) -> None:
+def _hold_lora(model: Any, way: list[Any], target: ModelVariable, constraint: MaskConstraint) -> None:
     hold_product(target, constraint)
     reset_inference_functions(model)
-    replace_method(_serialized_layer(model, target), "get_config", _refuse_lora_config)
+    replace_method(_serialized_layer(way), "get_config", _refuse_lora_config)
 
 
 def _release(target: ModelVariable) -> None:
@@ -222,24 +223,23 @@ def _config_attribute(target: ModelVariable) -> str | None:
     return next((n for n in names if getattr(target.layer, n, missing) is target.variable.constraint), None)
 
 
-def _chain(model: Any, target: ModelVariable) -> list[Any]:
-    """The layers from the model down to the one that owns the variable."""
+def _find_ways(model: Any) -> dict[int, list[Any]]:
+    """Return the layers on the way from the model to each layer, by that layer's id; the first if there are several."""
+    ways: dict[int, list[Any]] = {}
 
-    def descend(layer: Any) -> list[Any] | None:
-        if layer is target.layer:
-            return [layer]
-        for child in compat.get_sublayers(layer):
-            below = descend(child)
-            if below is not None:
-                return [layer, *below]
-        return None
+    def descend(way: list[Any]) -> None:
+        if id(way[-1]) not in ways:
+            ways[id(way[-1])] = way
+            for child in compat.get_sublayers(way[-1]):
+                descend([*way, child])
 
-    return descend(model) or [model]
+    descend([model])
+    return ways
 
 
-def _serialized_layer(model: Any, target: ModelVariable) -> Any:
-    """The outermost layer on the way to the variable that is saved as one piece, by its own config."""
-    return next(layer for layer in _chain(model, target) if not _saved_by_layers(layer))
+def _serialized_layer(way: list[Any]) -> Any:
+    """The outermost layer on the way to a variable that is saved as one piece, by its own config."""
+    return next(layer for layer in way if not _saved_by_layers(layer))
 
 
 def _saved_by_layers(model: Any) -> bool:
