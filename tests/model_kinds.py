@@ -8,7 +8,10 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 import tf_keras
+
+from tfprune_init.backend import compat
 
 KERAS = {"keras": keras, "tf_keras": tf_keras}
 CLASSES = 3
@@ -86,11 +89,53 @@ def nested(K: Any) -> Any:
     return K.Model(inputs, K.layers.Dense(CLASSES, name="head")(x))
 
 
+@functools.cache
+def _self_writing(K: Any) -> tuple[type, type]:
+    class Normed(K.layers.Dense):
+        """Writes to its kernel whenever it trains, as SpectralNormalization does, which tf_keras cannot build."""
+
+        def call(self, x: Any, training: bool = False) -> Any:
+            if training:
+                kernel = tf.convert_to_tensor(self.kernel)
+                self.kernel.assign(kernel * 4 / tf.norm(kernel))
+            return super().call(x)
+
+    class Counting(K.layers.Layer):
+        """Counts its calls in variables of TensorFlow that Keras does not know of."""
+
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.calls = tf.Variable(0.0, trainable=False)
+            self.by_name = {"drawn": [tf.random.Generator.from_seed(1)]}
+
+        def call(self, x: Any) -> Any:
+            self.calls.assign_add(1.0)
+            return x + 0 * tf.cast(self.by_name["drawn"][0].normal(()), x.dtype)
+
+    return Normed, Counting
+
+
+def self_writing(K: Any) -> Any:
+    """Layers that write to their weights, and to variables that Keras does not know of, when they are called."""
+    normed, counting = _self_writing(K)
+    return K.Sequential(
+        [
+            K.layers.Input((6, 6, 2)),
+            K.layers.Flatten(name="flat"),
+            normed(12, activation="tanh", name="normed"),
+            counting(name="counting"),
+            K.layers.Dense(8, activation="relu", name="hidden"),
+            K.layers.Dense(CLASSES, name="head"),
+        ]
+    )
+
+
 KINDS: dict[str, Callable[[Any], Any]] = {
     "functional": functional,
     "sequential": sequential,
     "subclassed": subclassed,
     "nested": nested,
+    "self_writing": self_writing,
 }
 
 
@@ -108,3 +153,13 @@ def data(examples: int = 24, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels that every kind takes."""
     rng = np.random.default_rng(seed)
     return rng.normal(size=(examples, 6, 6, 2)).astype("float32"), np.arange(examples) % CLASSES
+
+
+def state(model: Any) -> dict[str, bytes]:
+    """The bits of everything a model holds: weights, statistics, seeds, metrics, optimizer, variables of TensorFlow."""
+    optimizer = model.optimizer.variables  # a method in tf_keras
+    metrics = [v for metric in model.metrics for v in metric.variables]
+    held = [*model.variables, *(optimizer() if callable(optimizer) else optimizer), *metrics]
+    for layer in model.layers:
+        held += [layer.calls, layer.by_name["drawn"][0].state] if layer.name == "counting" else []
+    return {f"{i} {v.name}": compat.get_tf_variable(v).numpy().tobytes() for i, v in enumerate(held)}

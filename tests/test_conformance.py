@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from model_kinds import CLASSES, KERAS, KINDS, build, data
+from model_kinds import CLASSES, KERAS, KINDS, build, data, state
 
 import tfprune_init as tpi
-from tfprune_init.backend import compat
 from tfprune_init.graph import build_dependency_graph
 from tfprune_init.graph.variables import find_prunable_variables, list_variables
 from tfprune_init.methods import find_method, resolve_method
@@ -128,14 +127,6 @@ def trained_model(method: str, kind: str, package: str) -> Trained:
     watch = KERAS[package].callbacks.LambdaCallback(on_train_batch_end=look)
     model.fit(*data(), epochs=2, batch_size=8, verbose=0, callbacks=[watch])
     return seen
-
-
-def state(model: Any) -> dict[str, bytes]:
-    """The bits of everything a model holds: weights, statistics, seeds, metrics, optimizer."""
-    optimizer = model.optimizer.variables  # a method in tf_keras
-    metrics = [v for metric in model.metrics for v in metric.variables]
-    held = [*model.variables, *(optimizer() if callable(optimizer) else optimizer), *metrics]
-    return {f"{i} {v.name}": compat.get_tf_variable(v).numpy().tobytes() for i, v in enumerate(held)}
 
 
 @cases(SEARCHES, every_method=True)

@@ -39,6 +39,12 @@ def _tf_keras() -> Any:
     return sys.modules.get("tf_keras")
 
 
+def is_layer(obj: Any) -> bool:
+    """Whether `obj` is a layer or model of either Keras."""
+    legacy = _tf_keras()
+    return is_keras3(obj) or (legacy is not None and isinstance(obj, legacy.layers.Layer))
+
+
 def is_model(obj: Any) -> bool:
     """Whether `obj` is a model of either Keras."""
     legacy = _tf_keras()
@@ -85,7 +91,7 @@ def check_model(model: Any) -> None:
             "Keras must run on the TensorFlow backend: set KERAS_BACKEND=tensorflow before the first "
             f"import of keras. Received: backend {keras.backend.backend()!r}."
         )
-    if not model.built or not model.variables:
+    if not model.built or not get_variables(model):
         raise ModelError(
             f"Model {model.name!r} is not built, so it has no weights to score. Call it once on a batch, "
             "call model.build(input_shape), or start it with an Input. Received: an unbuilt model."
@@ -181,46 +187,15 @@ def get_local_copies(holder: tf.Variable) -> list[tf.Variable]:
     return list(holder.values) if isinstance(holder, tf.distribute.DistributedValues) else [holder]
 
 
-def copy_vocabulary(source: Any, target: Any) -> None:
-    """Give a copy of a layer that looks strings up the vocabulary that the layer learned, which no variable holds.
-
-    Raises:
-        ModelError: If the layer holds more than its vocabulary.
-    """
-    if not hasattr(source, "get_vocabulary"):
-        return
-    learned, given = (one.get_vocabulary(include_special_tokens=False) for one in (source, target))
-    if learned == given:
-        return
-    try:
-        target.set_vocabulary(learned)
-    except ValueError as error:
-        raise ModelError(
-            f"Layer {source.name!r} holds more than a vocabulary and can't be copied. Use the model behind it, "
-            f"tpi.cut_string_inputs(model). Cause: {error}"
-        ) from error
-
-
-def find_mutable_variables(model: Any) -> list[tf.Variable]:
-    """Variables that a forward pass in training mode may move: statistics, seeds, metrics, recurrent states."""
-    moved = [v for v in get_variables(model) if not getattr(v, "trainable", False)]
-    moved += [v for v in model.non_trainable_variables if hasattr(v, "assign")]
-    # A model does not count the states of its stateful layers among its variables.
-    stateful = [layer for layer in walk_layers(model) if getattr(layer, "stateful", False) is True]
-    moved += [s for s in tf.nest.flatten([getattr(layer, "states", []) for layer in stateful]) if hasattr(s, "assign")]
-    for metric in model.metrics if getattr(model, "compiled", False) or is_keras3(model) else []:
-        moved += list(metric.variables)
-    unique = {id(get_tf_variable(v)): get_tf_variable(v) for v in moved}
-    return list(unique.values())
+def get_metric_variables(model: Any) -> list[Any]:
+    """Variables of the metrics of a model; none of a layer or a model of tf_keras that is not compiled."""
+    known = is_model(model) and (is_keras3(model) or getattr(model, "compiled", False))
+    return [variable for metric in model.metrics for variable in metric.variables] if known else []
 
 
 def find_seed_states(model: Any) -> list[tf.Variable]:
     """States of the model's own random number generators (Keras 3 keeps them as variables)."""
-    return [
-        get_tf_variable(v)
-        for v in model.non_trainable_variables
-        if hasattr(v, "assign") and get_variable_name(model, v) == "seed_generator_state"
-    ]
+    return [get_tf_variable(v) for v in get_variables(model) if get_variable_name(model, v) == "seed_generator_state"]
 
 
 def call_model(model: Any, x: Any, training: bool) -> Any:

@@ -145,10 +145,9 @@ CONTRACTS: tuple[Contract, ...] = (
     # tf_keras.
     *_called(_LEGACY_LAYER, _flatten_layers="recursive include_self", get_config=""),
     *_set(_LEGACY_LAYER, "_dtype_policy", "_compute_dtype_object", by="_set_dtype_policy"),
-    *_set(_LEGACY_LAYER, "_losses"),
     Contract(_LEGACY_LAYER, "_eager_losses"),
     *_set(_LEGACY_LAYER, "_keras_mask", by="_set_mask_metadata"),
-    *_set(_LEGACY_LAYER, "_batch_input_shape"),
+    *_set(_LEGACY_LAYER, "_losses", "_batch_input_shape"),
     *_set("tf_keras.src.mixed_precision.autocast_variable:AutoCastVariable", "_variable"),
     *_set("tf_keras.src.engine.keras_tensor:KerasTensor", "_type_spec"),
     *_set("tf_keras.src.engine.functional:Functional", "_nodes_by_depth", by="_init_graph_network"),
@@ -187,6 +186,7 @@ CONTRACTS: tuple[Contract, ...] = (
     *_called(_VARIABLE, _restore_from_tensors="restored_tensors", assign="value use_locking name read_value"),
     *_set(_VARIABLE, "_constraint"),
     Contract("tensorflow.python.framework.ops:Graph", "seed"),
+    Contract("tensorflow.python.trackable.autotrackable", "AutoTrackable"),
     Contract("tensorflow.python.eager.context:Context", "function_call_options"),
     *_called("tensorflow.python.eager.context", context="", FunctionCallOptions="executor_type config_proto"),
     Contract(

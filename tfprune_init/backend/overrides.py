@@ -92,7 +92,24 @@ def _in_attributes(target: Placed, tensor: tf.Tensor) -> dict[str, tf.Tensor]:
         )
     if target.tensor is not target.variable and tensor.dtype != tf.float64:
         tensor = tf.cast(tensor, target.layer.compute_dtype)  # what tf_keras does on reading under mixed precision
-    return dict.fromkeys(names, tensor)
+    return dict.fromkeys(names, _make_assignable(tensor, target.layer, names))
+
+
+def _make_assignable(tensor: tf.Tensor, layer: Any, names: Sequence[str]) -> tf.Tensor:
+    """Let a layer write to a tensor that stands in for a variable: from then on another tensor stands in for it.
+
+    The tensor itself is changed, as a tape may watch it already.
+    """
+
+    def assign(value: Any, *args: Any, **kwargs: Any) -> tf.Tensor:
+        written = _make_assignable(tf.cast(value, tensor.dtype), layer, names)
+        vars(layer).update(dict.fromkeys(names, written))
+        return written
+
+    tensor.assign = assign
+    tensor.assign_add = lambda value, *args, **kwargs: assign(tensor + tf.cast(value, tensor.dtype))
+    tensor.assign_sub = lambda value, *args, **kwargs: assign(tensor - tf.cast(value, tensor.dtype))
+    return tensor
 
 
 @contextmanager
@@ -135,18 +152,6 @@ def _dtype_attributes(layer: Any, dtype: Any) -> dict[str, Any]:
     require("tf_keras Layer._dtype_policy", "tf_keras Layer._compute_dtype_object")
     policy = type(layer._dtype_policy).from_config({"name": dtype})
     return {"_dtype_policy": policy, "_compute_dtype_object": tf.as_dtype(dtype)}
-
-
-@contextmanager
-def restore_state(model: Any) -> Iterator[None]:
-    """Put back what calls of the model move: statistics, seeds, metrics, recurrent states."""
-    copies = [copy for variable in compat.find_mutable_variables(model) for copy in compat.get_local_copies(variable)]
-    before = [(copy, copy.numpy()) for copy in copies]
-    try:
-        yield
-    finally:
-        for copy, value in before:
-            copy.assign(value)
 
 
 def _float64_attributes(symbol: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune_init.backend import compat
-from tfprune_init.backend.overrides import restore_state
+from tfprune_init.backend.model_state import restore_state
 from tfprune_init.errors import ModelError
 from tfprune_init.graph.layer_rules import ChannelRecord, LayerRule, SignalContext, find_channel_rule, find_rule
 from tfprune_init.graph.signals import Signal, any_along, make_unknown_signal
@@ -123,7 +123,7 @@ class Propagation:
         """Pin what is left whole in one call, so that it does not shrink for the sake of others that are understood."""
         for left in self._left:
             why = f"is of {left.name}, which is left whole in another call"
-            for layer in [left, *(compat.walk_layers(left) if hasattr(left, "variables") else [])]:
+            for layer in [left, *(compat.walk_layers(left) if compat.is_layer(left) else [])]:
                 for signal in self.entrances.get(id(layer), ()):
                     self.record.groups.pin(signal.channels, why)
                 for _, channels in self.record.sizes.get(id(layer), {}).values():
@@ -217,10 +217,16 @@ def _sizes(call: LayerCall, given: tuple[Signal, ...], shapes: list[Any]) -> lis
     if not any(unsized for _, unsized in shapes):
         return shapes
     examples = {
-        id(symbol): tf.zeros((1, *signal.shape), symbol.dtype)
+        id(symbol): tf.fill((1, *signal.shape), _find_filling(symbol.dtype))
         for symbol, signal in zip(call.inputs, given, strict=True)
     }
     args, kwargs = tf.nest.map_structure(lambda leaf: examples.get(id(leaf), leaf), (call.args, call.kwargs))
     with _at_some_size(call.layer, given):
         outputs = tf.nest.flatten(call.layer(*args, **kwargs))
     return [(tuple(output.shape[1:]), unsized) for output, (_, unsized) in zip(outputs, shapes, strict=True)]
+
+
+def _find_filling(dtype: Any) -> tf.Tensor:
+    """Return what an example is filled with: zeros, or texts that are as long as what has no fixed size."""
+    dtype = tf.as_dtype(dtype)
+    return tf.constant("word " * _SOME_SIZE) if dtype == tf.string else tf.zeros((), dtype)

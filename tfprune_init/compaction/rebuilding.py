@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from inspect import getfullargspec, signature
+from functools import partial
+from inspect import getfullargspec
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfprune_init.backend import compat
+from tfprune_init.backend.layer_copy import copy_from_config, copy_layer, copy_state
 from tfprune_init.backend.model_graph import get_input_name
 from tfprune_init.compaction.folding import Decision
 from tfprune_init.compaction.network import Propagation
 from tfprune_init.errors import ModelError
+from tfprune_init.graph.layer_rules import LayerRule, find_channel_rule
 from tfprune_init.graph.trace import is_graph, list_calls
 
 
@@ -39,8 +42,13 @@ class Rebuilding:
         self._models: dict[int, Any] = {}
         self.twins: dict[int, Any] = {}
         self.model = self._model(model)
-        for layer, copy in self._copies.values():
+        for layer, copy in self.layers:
             self._fill(layer, copy)
+
+    @property
+    def layers(self) -> list[tuple[Any, Any]]:
+        """Each layer with its copy."""
+        return list(self._copies.values())
 
     def _model(self, model: Any) -> Any:
         if id(model) not in self._models:
@@ -82,25 +90,12 @@ class Rebuilding:
         if is_graph(layer):
             return self._model(layer)
         if id(layer) not in self._copies:
-            config = type(layer).get_config(
-                layer
-            )  # by its class, as a layer of tf_keras with masks attached refuses it
-            config.update(self._changes(layer, config))
-            function = getattr(layer, "activation", None)
-            if "activation" in config and callable(function) and not compat.get_class_names(function):
-                config["activation"] = function  # one that Keras may not know by its name
-            # A Lambda's function comes from this process, not from a file that may not be trusted.
-            trust = {"safe_mode": False} if "safe_mode" in signature(type(layer).from_config).parameters else {}
-            try:
-                self._copies[id(layer)] = layer, type(layer).from_config(config, **trust)
-            except (NotImplementedError, TypeError, ValueError) as error:
-                raise ModelError(
-                    f"Layer {layer.name!r} ({type(layer).__name__}) cannot be copied from its config: {error} A layer "
-                    "of your own needs get_config with all arguments of its constructor."
-                ) from error
+            followed = isinstance(find_channel_rule(layer), LayerRule)
+            copy = copy_from_config(layer, partial(self._find_changes, layer)) if followed else copy_layer(layer)
+            self._copies[id(layer)] = layer, copy
         return self._copies[id(layer)][1]
 
-    def _changes(self, layer: Any, config: dict[str, Any]) -> dict[str, Any]:
+    def _find_changes(self, layer: Any, config: dict[str, Any]) -> dict[str, Any]:
         changes: dict[str, Any] = {}
         for key, (index, channels) in self._network.record.sizes.get(id(layer), {}).items():
             count = self._decision.kept(channels).size
@@ -112,9 +107,12 @@ class Rebuilding:
         return changes
 
     def _fill(self, layer: Any, copy: Any) -> None:
-        """Give the copy of a layer its weights."""
-        compat.copy_vocabulary(layer, copy)
-        variables, twins = (compat.get_variables(one) for one in (layer, copy))
+        """Give the copy of a layer its weights, and all else that it keeps."""
+        if not compat.is_layer(layer):  # operations of Keras 3
+            return
+        if not isinstance(find_channel_rule(layer), LayerRule):  # left whole
+            copy_state(layer, copy)
+        variables, twins = map(compat.get_variables, (layer, copy))
         added = self._decision.added.get(id(layer), np.zeros(()))
         if self._decision.needs_bias(layer):
             twins = [twin for twin in twins if twin is not copy.bias]

@@ -15,6 +15,7 @@ from tfprune_init.compaction.network import Propagation
 from tfprune_init.compaction.rebuilding import Rebuilding
 from tfprune_init.compaction.result import Compaction, build_compaction
 from tfprune_init.errors import ModelError
+from tfprune_init.graph.copies import check_copy
 from tfprune_init.graph.variables import list_variables
 from tfprune_init.masking.attachment import attach, get_attached_masks
 from tfprune_init.masking.derived_weights import is_lora
@@ -22,7 +23,7 @@ from tfprune_init.masking.wrapper import to_plain_model
 from tfprune_init.masks import Masks
 
 
-def compact(model: Any, masks: Masks | None = None) -> Compaction:
+def compact(model: Any, masks: Masks | None = None, *, example: Any = None) -> Compaction:
     """Remove dead units and channels for real: a smaller plain model with the same outputs.
 
     A channel is dead where it is constant, whatever the inputs are, or where nothing that it feeds has a weight on
@@ -35,11 +36,14 @@ def compact(model: Any, masks: Masks | None = None) -> Compaction:
     masks a weight counts as gone if it is exactly zero. So the first is for before training, or between two
     trainings, the second for a network that is done.
 
+    The smaller model is compared with the given one before it is returned.
+
     Args:
         model: A built Sequential or functional model, Keras 3 or tf_keras, with others nested in it or not. Masks may
             be attached to it. It stays as it is.
         masks: What is kept; weights that are pruned count as zero. Variables they do not name keep the masks the model
             carries. None: the masks the model carries, if any.
+        example: A batch of inputs to compare the models on; made up by default.
 
     Returns:
         Compaction, with the smaller model: layers and paths keep their names, mixed precision and other dtypes are
@@ -48,8 +52,9 @@ def compact(model: Any, masks: Masks | None = None) -> Compaction:
         returned.
 
     Raises:
-        ModelError: If the model is not built, subclassed, wrapped by TF-MOT, or cannot be copied, as
-            with masks attached to layers with LoRA.
+        ModelError: If the model is not built, subclassed, wrapped by TF-MOT, or cannot be copied with all that its
+            layers keep, as with masks attached to layers with LoRA.
+        DataError: If the model cannot run on the example.
         MaskMismatchError: If the masks were made for another model.
         EnforcementError: If masks are attached to the model and pruned weights came back.
 
@@ -75,6 +80,7 @@ def compact(model: Any, masks: Masks | None = None) -> Compaction:
     network = Propagation(source, together)
     decision = decide(network)
     rebuilding = Rebuilding(source, network, decision)
+    check_copy(source, rebuilding.model, rebuilding.layers, masks=together, example=example)
     compiled = _compile_like(rebuilding.model, model)
     smaller = None if together is None else _sliced(together, source, rebuilding)
     if carried is not None:

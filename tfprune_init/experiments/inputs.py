@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.batches import ARRAY_BATCH, disable_autotuning, to_dataset
+from tfprune_init.backend.layer_copy import read_saved
 from tfprune_init.errors import DataError, ModelError, OptionError
 
 
@@ -134,15 +135,20 @@ def _takes_seed(build_model: Callable[..., Any]) -> bool:
 
 
 def model_fingerprint(model: Any) -> str:
-    """Hash a model's architecture, weights and compilation, but not the names of its layers."""
+    """Hash a model's architecture, weights, what else layers save, and compilation, but not the names of its layers."""
     digest = hashlib.sha256()
     names = {layer.name: f"layer {place}" for place, layer in enumerate([model, *compat.walk_layers(model)])}
     for part in _get_configs(model):
         digest.update(repr(_to_plain(part, names)).encode())
-    for variable in compat.get_variables(model):
+    counted = {id(variable) for variable in compat.get_variables(model)}
+    for variable in model.weights:
+        if id(variable) not in counted:
+            continue  # a vocabulary of tf_keras, which is among what is saved
         array = np.ascontiguousarray(variable)
         digest.update(f"{array.shape}{array.dtype}".encode())
         digest.update(array.tobytes())
+    for name, content in read_saved(model):
+        digest.update(name.encode() + hashlib.sha256(content).digest())
     return digest.hexdigest()
 
 

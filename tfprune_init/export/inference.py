@@ -62,7 +62,7 @@ class InferenceFunction:
         """
         import tensorflow as tf
 
-        from tfprune_init.backend.overrides import restore_state
+        from tfprune_init.backend.model_state import restore_state
 
         # A GPU may round float32 to TF32; the file's own platform, the CPU, doesn't.
         with restore_state(self.model), tf.device("/CPU:0"):

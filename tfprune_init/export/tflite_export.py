@@ -143,14 +143,18 @@ def export_with(
     _check_target(target)
 
     from tfprune_init.backend.compat import check_model
+    from tfprune_init.graph.string_inputs import split_at_strings
     from tfprune_init.masking.wrapper import to_plain_model
 
     check_model(model)
     _check_unwrapped(model)
 
     stripped = to_plain_model(model)
-    cut = cut_if_asked(stripped, cut_string_inputs)
-    stripped = stripped if cut is None else cut.rest
+    # The given model reads the data and says what is right: what a copy lost must not pass for what it computes.
+    cut = cut_if_asked(model, cut_string_inputs)
+    given = model if cut is None else cut.rest
+    if cut is not None:
+        stripped = given if stripped is model else split_at_strings(stripped).rest
 
     def read(data: Any, examples: int, origin: str) -> list[Any] | None:
         batches = None if data is None else collect(data, examples, origin)
@@ -171,7 +175,7 @@ def export_with(
         examples = signature.synthetic(VERIFY_EXAMPLES)
 
     forward = InferenceFunction(stripped, signature)
-    reference = forward.reference(examples)
+    reference = InferenceFunction(given, signature).reference(examples)
     ways = [None] if quantize is None else [None, quantize]
     extra = "int8" if measure and quantize != "int8" else None
     converted = convert(forward, ways, calibration or examples, extra, run)

@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.model_graph import list_node_calls
-from tfprune_init.backend.overrides import compute_in_full_precision, intercept_calls, restore_state
+from tfprune_init.backend.model_state import restore_state
+from tfprune_init.backend.overrides import compute_in_full_precision, intercept_calls
 from tfprune_init.backend.thread_overrides import run_functions_eagerly
 from tfprune_init.errors import DataError, ModelError
 

@@ -54,8 +54,9 @@ class ModelVariable:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the variable."""
-        return tuple(self.variable.shape)
+        """Shape of the variable; of its value where the shape may change, as of what a layer is still adapted to."""
+        shape = tuple(self.variable.shape)
+        return tuple(self.tensor.read_value().shape) if None in shape else shape
 
     @property
     def size(self) -> int:

@@ -8,7 +8,9 @@ import keras
 import numpy as np
 
 from tfprune_init.backend import compat
-from tfprune_init.errors import EnforcementError, ModelError
+from tfprune_init.backend.layer_copy import builds_in_call, copy_layer, copy_state
+from tfprune_init.errors import EnforcementError, ModelError, OptionError
+from tfprune_init.graph.copies import check_copy
 from tfprune_init.graph.variables import list_variables
 from tfprune_init.masking.attachment import attach, check_zeros, detach, get_attached_masks, install_hooks
 from tfprune_init.masking.constraint import MaskConstraint
@@ -41,9 +43,9 @@ class PrunableLayer(keras.layers.Wrapper):
 
     def build(self, input_shape: Any = None) -> None:
         """Build the layer inside and a mask, all True, for each masked variable."""
-        if not self.layer.built and not _builds_in_call(self.layer):
+        if not self.layer.built and not builds_in_call(self.layer):
             self.layer.build(input_shape)
-        if _builds_in_call(self.layer) and input_shape is not None and self._unknown():
+        if builds_in_call(self.layer) and input_shape is not None and self._unknown():
             self.layer(keras.tree.map_shape_structure(keras.KerasTensor, input_shape))
         for path, variable in self.masked_variables().items():
             mask = self.add_weight(
@@ -103,17 +105,15 @@ class PrunableLayer(keras.layers.Wrapper):
         return [path for path in self.masked if path not in known]
 
 
-def _builds_in_call(layer: Any) -> bool:
-    """Whether a layer has no `build` of its own, so that layers inside it get their weights when it is called."""
-    return type(layer).build is keras.layers.Layer.build
-
-
-def wrap(model: Any, masks: Masks) -> Any:
+def wrap(model: Any, masks: Masks, *, example: Any = None) -> Any:
     """Copy a Sequential or functional Keras 3 model into one whose masks are saved with it.
+
+    The copy is compared with the masked model before it is returned.
 
     Args:
         model: A built model, on which the masks may be attached; it stays as it is.
         masks: What to keep.
+        example: A batch of inputs to compare them on; made up by default.
 
     Returns:
         A new uncompiled model with the same weights, pruned ones at zero, whose masked layers are each inside
@@ -122,9 +122,10 @@ def wrap(model: Any, masks: Masks) -> Any:
         connections out of those as well.
 
     Raises:
-        ModelError: If the model is subclassed, of tf_keras, wrapped already, or its class replaces a method
-            that the copy would lack; or if masked layers have LoRA.
+        ModelError: If the model is subclassed, of tf_keras, wrapped already, its class replaces a method that the
+            copy would lack, masked layers have LoRA, or a layer cannot be copied with all that it keeps.
         EnforcementError: If a layer does not compute with zeros where its variable has zeros.
+        DataError: If the model cannot run on the example.
         MaskMismatchError: If the masks were made for another model.
 
     Example:
@@ -159,7 +160,8 @@ def wrap(model: Any, masks: Masks) -> Any:
     if held is not None:
         detach(model)
     try:
-        wrapped = _copied_with(model, masks)
+        wrapped, copies = _copied_with(model, masks)
+        check_copy(model, wrapped, copies, masks=masks, example=example)
     finally:
         if held is not None:
             attach(model, held)
@@ -167,20 +169,24 @@ def wrap(model: Any, masks: Masks) -> Any:
     return wrapped
 
 
-def strip(model: Any) -> Any:
+def strip(model: Any, *, example: Any = None) -> Any:
     """Take masks off a model; pruned weights stay exactly zero.
 
     With LoRA, the masked product is added to the kernel, as Keras does when it saves, and the second factor becomes
-    zero.
+    zero. A wrapped model is copied, and the copy is compared with it before it is returned.
 
     Args:
         model: A model with masks attached, or wrapped.
+        example: A batch of inputs to compare them on; made up by default. Only for a wrapped model.
 
     Returns:
         The same model where masks were attached; for a wrapped model a new, uncompiled one without the wrappers.
 
     Raises:
         EnforcementError: If the model carries no masks, or pruned weights came back.
+        ModelError: If a layer of a wrapped model cannot be copied with all that it keeps.
+        OptionError: If an example is given for a model that is not wrapped.
+        DataError: If the model cannot run on the example.
 
     Example:
         >>> import keras, tfprune_init as tpi
@@ -195,9 +201,14 @@ def strip(model: Any) -> Any:
             f"Model {model.name!r} is wrapped by TF-MOT wrappers. Call tfprune_init.tfmot.strip(model) instead."
         )
     if not _is_wrapped(model):
+        if example is not None:
+            raise OptionError("example= is for wrapped models, which are copied. Received: one with attached masks.")
         detach(model)
         return model
-    return to_plain_model(model)
+    check_zeros(model)
+    plain_model, copies = _copied_without_wrappers(model)
+    check_copy(model, plain_model, copies, example=example)
+    return plain_model
 
 
 def _carries_masks(layer: Any) -> bool:
@@ -208,59 +219,61 @@ def _carries_masks(layer: Any) -> bool:
 def to_plain_model(model: Any) -> Any:
     """The model without wrappers, its zeros checked: itself where it has none.
 
+    Whoever hands out what is made of it compares that with the model.
+
     Raises:
         EnforcementError: If pruned weights came back.
+        ModelError: If a layer cannot be copied with all that it keeps.
     """
     compat.check_model(model)
     check_zeros(model)
-    if not _is_wrapped(model):
-        return model
-
-    copies: list[tuple[Any, Any]] = []
-
-    def unwrapped(layer: Any) -> Any:
-        inner = layer.layer if isinstance(layer, PrunableLayer) else layer
-        copy = _clone(inner)
-        if isinstance(inner, keras.layers.Layer):
-            copies.append((inner, copy))
-        return copy
-
-    plain_model = _clone_model(model, unwrapped)
-    _copy_weights(copies)
-    return plain_model
+    return _copied_without_wrappers(model)[0] if _is_wrapped(model) else model
 
 
 def _is_wrapped(model: Any) -> bool:
     return any(isinstance(layer, PrunableLayer) for layer in compat.walk_layers(model))
 
 
-def _copied_with(model: Any, masks: Masks) -> Any:
+def _copied_with(model: Any, masks: Masks) -> tuple[Any, list[tuple[Any, Any]]]:
+    """Return a copy inside wrappers, and each layer with its copy."""
     masked = {id(t.variable): masks[t.path] for t in list_variables(model) if t.path in masks}
     copies: list[tuple[Any, Any]] = []
     wrappers: list[tuple[PrunableLayer, dict[str, np.ndarray]]] = []
 
     def wrapping(layer: Any) -> Any:
-        copy = _clone(layer)
+        copy = copy_layer(layer)
         if not isinstance(layer, keras.layers.Layer):
             return copy
         copies.append((layer, copy))
         inside = {t.path: masked[id(t.variable)] for t in list_variables(layer) if id(t.variable) in masked}
         if not inside:
             return copy
-        if not copy.built and not _builds_in_call(copy):
-            copy.build_from_config(layer.get_build_config())
         wrappers.append((PrunableLayer(copy, tuple(inside), name=f"prunable_{layer.name}"), inside))
         return wrappers[-1][0]
 
     wrapped = _clone_model(model, wrapping)
-    _copy_weights(copies)
+    for layer, copy in copies:
+        copy_state(layer, copy)
     for wrapper, inside in wrappers:
         wrapper.set_masks(inside)
-    return wrapped
+    return wrapped, copies
 
 
-def _clone(layer: Any) -> Any:
-    return type(layer).from_config(layer.get_config())
+def _copied_without_wrappers(model: Any) -> tuple[Any, list[tuple[Any, Any]]]:
+    """Return a copy without wrappers, and each layer with its copy."""
+    copies: list[tuple[Any, Any]] = []
+
+    def unwrapped(layer: Any) -> Any:
+        inner = layer.layer if isinstance(layer, PrunableLayer) else layer
+        copy = copy_layer(inner)
+        if isinstance(inner, keras.layers.Layer):
+            copies.append((inner, copy))
+        return copy
+
+    plain_model = _clone_model(model, unwrapped)
+    for layer, copy in copies:
+        copy_state(layer, copy)
+    return plain_model, copies
 
 
 def _clone_model(model: Any, clone_layer: Any) -> Any:
@@ -281,10 +294,3 @@ def _clone_model(model: Any, clone_layer: Any) -> Any:
             "tpi.attach(model, masks), or wrap the Sequential or functional models inside it."
         )
     return copy
-
-
-def _copy_weights(copies: list[tuple[Any, Any]]) -> None:
-    for layer, copy in copies:
-        compat.copy_vocabulary(layer, copy)
-        for source, target in zip(layer.variables, copy.variables, strict=True):
-            compat.get_tf_variable(target).assign(compat.get_tf_variable(source))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from contextlib import contextmanager
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from tfprune_init.backend import compat
 from tfprune_init.backend.batches import Batch, Batches
 from tfprune_init.backend.losses import BatchLoss, DataLoss, make_loss
 from tfprune_init.backend.model_inputs import find_string_inputs, make_example_input
-from tfprune_init.backend.overrides import restore_state
+from tfprune_init.backend.model_state import StateSnapshot, find_state_variables
 from tfprune_init.backend.replicas import find_replicas
 from tfprune_init.errors import DataError, ModelError, OptionError, PruningError
 from tfprune_init.graph.variables import ModelVariable, list_variables
@@ -102,14 +102,17 @@ class MaskedModel:
         # float16 gradients underflow without one.
         self.scale = 2.0**15 if compat.uses_float16(model) else 1.0
         self._stale = False
-        self._moved = False
-        self._undo = ExitStack()
         self._absolute: list[tf.Tensor] | None = None
         self._compiled: dict[Hashable, Callable[..., Any]] = {}
 
     def __enter__(self: Self) -> Self:
         self._check_weights()
-        self._undo.enter_context(restore_state(self.model))
+        held = find_state_variables(self.model)
+        self._before = StateSnapshot(held)
+        # Each batch draws its own random numbers, from the seeds that `take` gives.
+        seeds = {id(state) for state in compat.find_seed_states(self.model)}
+        self._steady = [variable for variable in held if id(variable) not in seeds]
+        self._measured = StateSnapshot(self._steady)
         # No copies: assigning to a variable gives it a new buffer, and the old one stays as it is.
         self._dense = {t.path: t.tensor.read_value() for t in self.targets}
         self.weights = {path: to_score_dtype(np.asarray(value)) for path, value in self._dense.items()}
@@ -120,10 +123,7 @@ class MaskedModel:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._moved:
-            for target in self.targets:
-                target.tensor.assign(self._dense[target.path])
-        self._undo.close()
+        self._before.put_back()
 
     @property
     def has_data(self) -> bool:
@@ -162,10 +162,10 @@ class MaskedModel:
     def settle(self) -> None:
         """Write the masked weights into the model's variables, for measurements that read these."""
         if self._stale and self.masks is not None:
-            self._moved = True
             for target in self.targets:
                 dense = self._dense[target.path]
                 target.tensor.assign(tf.where(self.masks[target.path], dense, tf.zeros((), dense.dtype)))
+            self._measured = StateSnapshot(self._steady)
         self._stale = False
 
     def take(self, fresh: bool) -> list[Batch]:
@@ -188,11 +188,20 @@ class MaskedModel:
         return self.loss.judge(x, y, sample_weight, self.training, temperature)
 
     def compiled(self, measurement: Callable[..., Any], *settings: Hashable) -> Any:
-        """Get a measurement as a graph, traced once per state of the model and kind of batch."""
+        """Get a measurement as a graph, traced once per state of the model and kind of batch.
+
+        Whatever layers write while it runs is undone after it, so that all measurements look at the same network.
+        """
         if (measurement, settings) not in self._compiled:
             function = Traces.of(self.model).function(self, measurement, settings, self._state)
-            self._compiled[measurement, settings] = function
+            self._compiled[measurement, settings] = partial(self._run, function)
         return self._compiled[measurement, settings]
+
+    def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        finally:
+            self._measured.put_back()
 
     @cached_property
     def _state(self) -> Hashable:

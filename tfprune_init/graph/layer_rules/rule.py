@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune_init.backend import compat
+from tfprune_init.backend.layer_copy import has_saving_hooks
 from tfprune_init.graph.channel_groups import ChannelGroups, make_unlabelled
 from tfprune_init.graph.layer_rules.contexts import ChannelRecord, LabelContext, SignalContext
 from tfprune_init.graph.signals import Signal
@@ -127,6 +128,8 @@ def find_channel_rule(layer: Any) -> LayerRule | str:
     rule = find_rule(layer)
     if rule is None:
         return f"{type(layer).__name__} is not a layer whose channels are followed"
+    if has_saving_hooks(layer):
+        return f"{type(layer).__name__} saves what it keeps in its own way"
     return rule.find_reason(layer) or find_doubt(layer) or rule
 
 
