@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.batches import ARRAY_BATCH, disable_autotuning, to_dataset
+from tfprune_init.backend.protocols import Model
 from tfprune_init.checks import suggest
 from tfprune_init.datasets import DATASETS, Dataset, load
 from tfprune_init.errors import DataError, OptionError
@@ -95,7 +96,7 @@ def load_data(name: str, data_dir: str | None = None, *, batch_size: int | None 
     return CommandData(dataset.train, dataset.test, dataset.description, size)
 
 
-def first_outputs(model: Any, data: CommandData) -> Any:
+def first_outputs(model: Model, data: CommandData) -> Any:
     """Return what a model gives for the first batch: the least that shows whether the data suits it.
 
     Raises:

@@ -120,7 +120,7 @@ def count_epochs(count: int) -> str:
 
 def measure_accuracy(model: keras.Model, data: Dataset) -> float:
     """Return the share of the test images put into the right class."""
-    return model.evaluate(data.test, verbose=0, return_dict=True)["accuracy"]
+    return float(model.evaluate(data.test, verbose=0, return_dict=True)["accuracy"])
 
 
 def guess_best(data: Dataset) -> float:

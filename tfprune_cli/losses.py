@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune_init.backend import compat
+from tfprune_init.backend.protocols import Model
 from tfprune_init.checks import suggest
 from tfprune_init.errors import ModelError, OptionError
 
@@ -31,7 +32,7 @@ def check_loss_options(loss: str | None, from_logits: bool) -> None:
         )
 
 
-def compile_for(model: Any, outputs: Any, loss: str | None, from_logits: bool) -> None:
+def compile_for(model: Model, outputs: Any, loss: str | None, from_logits: bool) -> None:
     """Make sure that a model has a loss that suits what it gives.
 
     Args:

@@ -90,7 +90,7 @@ def json_option(function: F) -> F:
     )
 
 
-class WholeNumber(click.ParamType):
+class WholeNumber(click.ParamType[int]):
     """Whole numbers from `low` to `high`."""
 
     name = "whole number"
@@ -107,7 +107,7 @@ class WholeNumber(click.ParamType):
         return int(text)
 
 
-class PositiveNumber(click.ParamType):
+class PositiveNumber(click.ParamType[float]):
     """Finite numbers above 0."""
 
     name = "number"
@@ -123,7 +123,7 @@ class PositiveNumber(click.ParamType):
         return number
 
 
-class Setting(click.ParamType):
+class Setting(click.ParamType[tuple[str, Any]]):
     """NAME=VALUE: a pair of the name and the value, which is a literal of Python or else text."""
 
     name = "setting"

@@ -58,7 +58,8 @@ class LazyGroup(click.Group):
         """Return the command of that name, or None."""
         if cmd_name not in list_commands():
             return None
-        return import_module(f"{commands.__name__}.{cmd_name}").run
+        found: click.Command = import_module(f"{commands.__name__}.{cmd_name}").run
+        return found
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

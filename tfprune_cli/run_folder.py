@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tfprune_cli.saved_models import MODEL_FILE
+from tfprune_init.backend.protocols import Model
 from tfprune_init.errors import OptionError
 from tfprune_init.experiments.storage import MASKS_FILE, PRUNED, REPORT_FILE, RUN_FILE, read_json, read_run_file
 from tfprune_init.files import atomic_folder, atomic_write, write_json
@@ -51,7 +52,7 @@ class RunFolder:
         path = self.folder / HISTORY_FILE
         return read_json(path) if path.exists() else {"trainings": [], "epochs": []}
 
-    def save_trained(self, model: Any, history: dict[str, list[dict[str, Any]]]) -> None:
+    def save_trained(self, model: Model, history: dict[str, list[dict[str, Any]]]) -> None:
         """Put a trained model in place of the one that is there; the untrained one is kept beside it."""
         untrained = self.folder / UNTRAINED_FILE
         if not untrained.exists():

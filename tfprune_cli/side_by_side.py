@@ -48,4 +48,4 @@ def _train(model: keras.Model, data: Dataset, epoch: int, callbacks: list[keras.
     history = model.fit(
         data.train, initial_epoch=epoch, epochs=epoch + 1, shuffle=False, verbose=0, callbacks=callbacks
     )
-    return history.history["loss"][-1]
+    return float(history.history["loss"][-1])

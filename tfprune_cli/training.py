@@ -14,11 +14,12 @@ from rich.console import Console
 from tfprune_cli.data import CommandData
 from tfprune_cli.progress import describe_measured, is_line_due, show_one_bar
 from tfprune_init.backend import compat
+from tfprune_init.backend.protocols import Model
 from tfprune_init.checks import suggest
 from tfprune_init.errors import DataError, OptionError, PruningError
 
 
-def set_optimizer(model: Any, name: str | None, learning_rate: float | None) -> None:
+def set_optimizer(model: Model, name: str | None, learning_rate: float | None) -> None:
     """Change the optimizer of a compiled model.
 
     Args:
@@ -48,7 +49,7 @@ def set_optimizer(model: Any, name: str | None, learning_rate: float | None) -> 
 
 
 def train_epochs(
-    model: Any, data: CommandData, *, before: int, epochs: int, seed: int, console: Console | None
+    model: Model, data: CommandData, *, before: int, epochs: int, seed: int, console: Console | None
 ) -> list[dict[str, Any]]:
     """Train, and return what each epoch measured.
 
@@ -80,17 +81,19 @@ def train_epochs(
     return records
 
 
-def _set_seeds(model: Any, seed: int, epoch: int) -> int:
+def _set_seeds(model: Model, seed: int, epoch: int) -> int:
     """Seed everything random for one epoch: Keras, and the states of dropout layers, which files do not keep."""
     states = compat.find_seed_states(model)
     first, *others = np.random.SeedSequence([seed, epoch]).generate_state(1 + len(states)).tolist()
     compat.get_keras(model).utils.set_random_seed(first)
     for state, number in zip(states, others, strict=True):
         state.assign([number, 0])
-    return first
+    return int(first)
 
 
-def _fit(model: Any, data: CommandData, epoch: int, batches: tf.data.Dataset, callbacks: list[Any]) -> dict[str, float]:
+def _fit(
+    model: Model, data: CommandData, epoch: int, batches: tf.data.Dataset, callbacks: list[Any]
+) -> dict[str, float]:
     try:
         with warnings.catch_warnings():
             # Keras 3 says so of all data whose number of batches tf.data can't tell.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from tfprune_init.backend.protocols import Model
 from tfprune_init.errors import EnforcementError
 from tfprune_init.masks import Masks
 
 
-def check_zeros(model: Any, masks: Masks) -> None:
+def check_zeros(model: Model, masks: Masks) -> None:
     """Count pruned weights that are not exactly 0.0.
 
     Args:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfprune_init.backend.protocols import Model
 from tfprune_init.graph.variables import Exclusion, find_prunable_variables
 from tfprune_init.masking.attachment import attach
 from tfprune_init.masks import Masks
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def prune_at_init(
-    model: Any,
+    model: Model,
     data: Any,
     *,
     sparsity: float | None = None,
@@ -129,7 +130,7 @@ def prune_at_init(
 
 
 def find_masks(
-    model: Any,
+    model: Model,
     data: Any,
     *,
     sparsity: float | None = None,
@@ -176,7 +177,7 @@ def find_masks(
 
 
 def score(
-    model: Any,
+    model: Model,
     data: Any,
     method: str,
     *,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tfprune_init.backend.protocols import Model
 from tfprune_init.errors import MaskFileError, MaskMismatchError
 from tfprune_init.files import atomic_write
 from tfprune_init.graph.variables import ModelVariable, find_prunable_variables, list_variables
@@ -107,7 +108,7 @@ class Masks(Mapping[str, np.ndarray]):
         return digest.hexdigest()
 
     @classmethod
-    def from_zeros(cls, model: Any, **options: Any) -> Masks:
+    def from_zeros(cls, model: Model, **options: Any) -> Masks:
         """Read the masks of a model whose pruned weights are zero: kept is what is not 0.0.
 
         Args:
@@ -120,7 +121,7 @@ class Masks(Mapping[str, np.ndarray]):
         targets = find_prunable_variables(model, **options)
         return cls({t.path: np.asarray(t.effective) != 0 for t in targets.prunable})
 
-    def check(self, model: Any) -> dict[str, ModelVariable]:
+    def check(self, model: Model) -> dict[str, ModelVariable]:
         """Refuse a model that these masks were not made for.
 
         Args:
@@ -150,7 +151,7 @@ class Masks(Mapping[str, np.ndarray]):
             )
         return {path: variables[path] for path in self}
 
-    def covering(self, paths: list[str], model: Any) -> Masks:
+    def covering(self, paths: list[str], model: Model) -> Masks:
         """These masks in the order of `paths`, after `check(model)`.
 
         Raises:
@@ -162,7 +163,7 @@ class Masks(Mapping[str, np.ndarray]):
             raise MaskMismatchError(f"Without a mask: {_listed(missing)}. Leave them alone with exclude=[...].")
         return Masks({path: self[path] for path in paths}, self.collapse)
 
-    def carried_to(self, model: Any) -> Masks:
+    def carried_to(self, model: Model) -> Masks:
         """Rename masks for the same architecture built again, whose automatic layer names differ.
 
         Variables are matched in the order the model tracks its layers; last parts of the paths ("kernel")
@@ -285,7 +286,7 @@ def _boolean(path: str, mask: npt.ArrayLike) -> np.ndarray:
     return array
 
 
-def _has_bias(model: Any) -> bool:
+def _has_bias(model: Model) -> bool:
     return any(target.name == "bias" for target in list_variables(model))
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tfprune_init.backend import compat
+from tfprune_init.backend.protocols import Model
 from tfprune_init.errors import NetworkCollapseError, NetworkCollapseWarning
 from tfprune_init.files import write_json
 from tfprune_init.graph.output_kernels import find_output_kernels
@@ -224,7 +225,7 @@ class PruningReport:
         return lines
 
 
-def conclude_search(model: Any, found: SearchResult, prune_bias: bool) -> PruningReport:
+def conclude_search(model: Model, found: SearchResult, prune_bias: bool) -> PruningReport:
     """Report what a search found, and judge it.
 
     Args:
@@ -244,7 +245,7 @@ def conclude_search(model: Any, found: SearchResult, prune_bias: bool) -> Prunin
     return report
 
 
-def build_report(model: Any, found: SearchResult, prune_bias: bool) -> PruningReport:
+def build_report(model: Model, found: SearchResult, prune_bias: bool) -> PruningReport:
     """Put a report together from what a search found."""
     left, goal = found.connectivity, found.goal
     ends = find_output_kernels(model, found.variables.prunable)

@@ -81,6 +81,7 @@ _EXAMPLES = """examples:
 @click.pass_obj
 def run(
     command_line: str,
+    /,
     source: str,
     output: str,
     overwrite: bool,

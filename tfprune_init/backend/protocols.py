@@ -69,8 +69,15 @@ class Layer(Protocol):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute its outputs."""
 
+    def __getattr__(self, name: str) -> Any:
+        """Return what only some kinds of layers have, such as `activation`."""
+
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of its constructor."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Make one of a config."""
 
     def get_weights(self) -> list[Any]:
         """Return the values of `weights`, as arrays."""

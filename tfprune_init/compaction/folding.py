@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from tfprune_init.backend.protocols import Layer
 from tfprune_init.compaction.constants import compute_added, compute_added_by_each
 from tfprune_init.compaction.network import Propagation, PropagationStep
 from tfprune_init.graph.layer_rules.kernels import find_needed, has_unknown_borders
@@ -37,7 +37,7 @@ class Decision:
         """Return indices of the channels that stay."""
         return np.flatnonzero(~self.gone[labels])
 
-    def needs_bias(self, layer: Any) -> bool:
+    def needs_bias(self, layer: Layer) -> bool:
         """Return whether something is added to the bias of a layer that has none."""
         return id(layer) in self.added and bool(self.added[id(layer)].any()) and not layer.use_bias
 
@@ -129,7 +129,8 @@ class _Call:
     @property
     def largest(self) -> np.ndarray:
         """The most that the constants could add to each unit if no two of them were of opposite sign."""
-        return compute_added(self.step.use, self.constants[None], absolute=True)[0].max(axis=self.positions)
+        added = compute_added(self.step.use, self.constants[None], absolute=True)[0]
+        return np.asarray(added.max(axis=self.positions))
 
 
 class _Range:
@@ -149,7 +150,7 @@ class _Range:
     @property
     def width(self) -> np.ndarray:
         """How far the highest is from the lowest."""
-        return np.maximum(self._high - self._low, 0.0)
+        return np.asarray(np.maximum(self._high - self._low, 0.0))
 
     @property
     def middle(self) -> np.ndarray:

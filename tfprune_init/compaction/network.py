@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.model_state import restore_state
+from tfprune_init.backend.protocols import Layer, Model, Variable
 from tfprune_init.errors import ModelError
 from tfprune_init.graph.layer_rules import ChannelRecord, LayerRule, SignalContext, find_channel_rule, find_rule
 from tfprune_init.graph.signals import Signal, any_along, make_unknown_signal
@@ -44,7 +45,7 @@ class Propagation:
         entrances: What is known of the inputs of each nested model, by its id.
     """
 
-    def __init__(self, model: Any, masks: Mapping[str, np.ndarray] | None):
+    def __init__(self, model: Model, masks: Mapping[str, np.ndarray] | None):
         self.record = ChannelRecord()
         self.steps: list[PropagationStep] = []
         self.entrances: dict[int, tuple[Signal, ...]] = {}
@@ -71,15 +72,15 @@ class Propagation:
         pruned = self._masks is not None and name in use.variables
         return ~use.alive[name] if pruned else np.zeros(count, bool)
 
-    def mask_of(self, variable: Any) -> np.ndarray | None:
+    def mask_of(self, variable: Variable) -> np.ndarray | None:
         """Return the mask of a variable, if it has one."""
         return None if self._masks is None else self._masks.get(self._variables[id(variable)].path)
 
-    def get_cuts(self, variable: Any) -> dict[int, np.ndarray]:
+    def get_cuts(self, variable: Variable) -> dict[int, np.ndarray]:
         """Return the axes of a variable that are indexed by channels, with the label at each index."""
         return self.record.groups.get_consumed(self._variables[id(variable)].path)
 
-    def _follow(self, model: Any, inputs: tuple[Signal, ...], prefix: str) -> list[Signal]:
+    def _follow(self, model: Model, inputs: tuple[Signal, ...], prefix: str) -> list[Signal]:
         signals = {id(symbol): signal for symbol, signal in zip(model.inputs, inputs, strict=True)}
         for call in list_calls(model):
             given = tuple(signals[id(symbol)] for symbol in call.inputs)
@@ -92,7 +93,7 @@ class Propagation:
             signals.update(zip(map(id, call.outputs), outputs, strict=True))
         return [signals[id(symbol)] for symbol in model.outputs]
 
-    def _enter(self, model: Any, inputs: tuple[Signal, ...], path: str) -> None:
+    def _enter(self, model: Model, inputs: tuple[Signal, ...], path: str) -> None:
         """Couple what enters a nested model in all its calls, as it has one shape for each input."""
         for first, signal in zip(self.entrances.setdefault(id(model), inputs), inputs, strict=True):
             if first.axis == signal.axis:
@@ -132,7 +133,7 @@ class Propagation:
                     for channels in self.get_cuts(variable).values():
                         self.record.groups.pin(channels, why)
 
-    def _find_weights(self, layer: Any) -> tuple[dict[str, ModelVariable], dict[str, np.ndarray]]:
+    def _find_weights(self, layer: Layer) -> tuple[dict[str, ModelVariable], dict[str, np.ndarray]]:
         """Return the variables of a layer, and whether each of their weights is alive, by name."""
         rule = find_channel_rule(layer)
         if not isinstance(rule, LayerRule):
@@ -163,7 +164,7 @@ def _fits(call: LayerCall, given: tuple[Signal, ...]) -> bool:
     return len(given) == 1 or _keys(call.args[0]) == _keys(call.layer.input)
 
 
-def _find_path(layer: Any, target: ModelVariable) -> str:
+def _find_path(layer: Layer, target: ModelVariable) -> str:
     """Return the path of a layer, of whose variables one is known."""
     rule = find_rule(layer)
     return "/".join(target.path.split("/")[: -1 - (0 if rule is None else rule.nesting)])
@@ -200,7 +201,7 @@ def _shape(symbol: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 @contextmanager
-def _at_some_size(layer: Any, given: tuple[Signal, ...]) -> Iterator[None]:
+def _at_some_size(layer: Layer, given: tuple[Signal, ...]) -> Iterator[None]:
     try:
         yield
     except (ValueError, tf.errors.OpError) as error:

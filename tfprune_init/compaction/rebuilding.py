@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfprune_init.backend import compat
 from tfprune_init.backend.layer_copy import copy_from_config, copy_layer, copy_state
 from tfprune_init.backend.model_graph import get_input_name
+from tfprune_init.backend.protocols import Layer, Model, Variable
 from tfprune_init.compaction.folding import Decision
 from tfprune_init.compaction.network import Propagation
 from tfprune_init.errors import ModelError
@@ -35,7 +36,7 @@ class Rebuilding:
         ModelError: If a layer cannot be copied, or a copy of the model would lack methods of its class.
     """
 
-    def __init__(self, model: Any, network: Propagation, decision: Decision):
+    def __init__(self, model: Model, network: Propagation, decision: Decision):
         self._network = network
         self._decision = decision
         self._copies: dict[int, tuple[Any, Any]] = {}
@@ -50,7 +51,7 @@ class Rebuilding:
         """Each layer with its copy."""
         return list(self._copies.values())
 
-    def _model(self, model: Any) -> Any:
+    def _model(self, model: Model) -> Any:
         if id(model) not in self._models:
             sequential = "Sequential" in compat.get_class_names(model)
             rebuilt = self._sequential(model) if sequential else self._functional(model)
@@ -59,12 +60,12 @@ class Rebuilding:
             self._models[id(model)] = rebuilt
         return self._models[id(model)]
 
-    def _sequential(self, model: Any) -> Any:
+    def _sequential(self, model: Model) -> Any:
         (symbol,) = model.inputs
         layers = [self._input(model, symbol), *(self._layer(layer) for layer in model.layers)]
         return _class_for(model, "Sequential")(layers, name=model.name)
 
-    def _functional(self, model: Any) -> Any:
+    def _functional(self, model: Model) -> Any:
         symbols = {id(symbol): self._input(model, symbol) for symbol in model.inputs}
 
         def replaced(structure: Any) -> Any:
@@ -75,7 +76,7 @@ class Rebuilding:
             symbols.update(zip(map(id, call.outputs), tf.nest.flatten(outputs), strict=True))
         return _class_for(model, "Model")(replaced(model.input), replaced(model.output), name=model.name)
 
-    def _input(self, model: Any, symbol: Any) -> Any:
+    def _input(self, model: Model, symbol: Any) -> Any:
         """Return a new symbolic input in place of one of a model, nested or not."""
         signals = self._network.entrances.get(id(model))
         shape = list(symbol.shape)
@@ -95,7 +96,7 @@ class Rebuilding:
             self._copies[id(layer)] = layer, copy
         return self._copies[id(layer)][1]
 
-    def _find_changes(self, layer: Any, config: dict[str, Any]) -> dict[str, Any]:
+    def _find_changes(self, layer: Layer, config: dict[str, Any]) -> dict[str, Any]:
         changes: dict[str, Any] = {}
         for key, (index, channels) in self._network.record.sizes.get(id(layer), {}).items():
             count = self._decision.kept(channels).size
@@ -106,7 +107,7 @@ class Rebuilding:
         changes |= {key: None for key in ("query_shape", "key_shape", "value_shape") if key in config}
         return changes
 
-    def _fill(self, layer: Any, copy: Any) -> None:
+    def _fill(self, layer: Layer, copy: Any) -> None:
         """Give the copy of a layer its weights, and all else that it keeps."""
         if not compat.is_layer(layer):  # operations of Keras 3
             return
@@ -133,19 +134,19 @@ class Rebuilding:
                 value = np.where(mask, value, np.zeros((), value.dtype))
             _assign(twin, self.sliced(variable, value))
 
-    def sliced(self, variable: Any, array: np.ndarray) -> np.ndarray:
+    def sliced(self, variable: Variable, array: np.ndarray) -> np.ndarray:
         """Return what stays of an array of a variable's shape."""
         for axis, channels in self._network.get_cuts(variable).items():
             array = array.take(self._decision.kept(channels), axis)
         return array
 
 
-def _assign(variable: Any, value: np.ndarray) -> None:
+def _assign(variable: Variable, value: np.ndarray) -> None:
     tensor = compat.get_tf_variable(variable)
     tensor.assign(value.astype(tensor.dtype.as_numpy_dtype))
 
 
-def _class_for(model: Any, base: str) -> Any:
+def _class_for(model: Model, base: str) -> Any:
     """Return what to make a copy of a model with: its own class if that is made of a graph, else that of Keras.
 
     Raises:

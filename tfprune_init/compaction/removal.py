@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfprune_init.backend import compat
+from tfprune_init.backend.protocols import Model
 from tfprune_init.backend.trainer import has_compile_settings
 from tfprune_init.compaction.folding import decide
 from tfprune_init.compaction.network import Propagation
@@ -23,7 +24,7 @@ from tfprune_init.masking.wrapper import to_plain_model
 from tfprune_init.masks import Masks
 
 
-def compact(model: Any, masks: Masks | None = None, *, example: Any = None) -> Compaction:
+def compact(model: Model, masks: Masks | None = None, *, example: Any = None) -> Compaction:
     """Remove dead units and channels for real: a smaller plain model with the same outputs.
 
     A channel is dead where it is constant, whatever the inputs are, or where nothing that it feeds has a weight on
@@ -88,7 +89,7 @@ def compact(model: Any, masks: Masks | None = None, *, example: Any = None) -> C
     return build_compaction(source, network, decision, rebuilding.model, smaller, compiled)
 
 
-def _check_merged(model: Any, carried: Container[str]) -> None:
+def _check_merged(model: Model, carried: Container[str]) -> None:
     added = [target.path for target in list_variables(model) if target.path in carried and is_lora(target)]
     if added:
         raise ModelError(
@@ -97,7 +98,7 @@ def _check_merged(model: Any, carried: Container[str]) -> None:
         )
 
 
-def _check_kind(model: Any) -> None:
+def _check_kind(model: Model) -> None:
     if not compat.is_symbolic(model):
         raise ModelError(
             f"compact takes Sequential and functional models. Received: {type(model).__name__}, a subclassed model; "
@@ -116,7 +117,7 @@ def _check_kind(model: Any) -> None:
             )
 
 
-def _compile_like(smaller: Any, model: Any) -> bool:
+def _compile_like(smaller: Any, model: Model) -> bool:
     """Compile a model as another one is, with an optimizer of its own; return whether that could be done."""
     if not has_compile_settings(model):
         return False
@@ -130,7 +131,7 @@ def _compile_like(smaller: Any, model: Any) -> bool:
     return True
 
 
-def _sliced(masks: Masks, model: Any, rebuilding: Rebuilding) -> Masks:
+def _sliced(masks: Masks, model: Model, rebuilding: Rebuilding) -> Masks:
     paths = {id(target.variable): target.path for target in list_variables(rebuilding.model)}
     variables = {target.path: target.variable for target in list_variables(model)}
     return Masks(

@@ -8,6 +8,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from tfprune_init.backend.protocols import Model
 from tfprune_init.compaction.folding import Decision
 from tfprune_init.compaction.network import Propagation
 from tfprune_init.errors import OptionError
@@ -50,7 +51,7 @@ class Compaction:
         compiled: Whether the smaller model is compiled, as the given one was.
     """
 
-    model: Any
+    model: Model
     masks: Masks | None
     channels: dict[str, np.ndarray]
     layers: tuple[LayerChannels, ...]
@@ -127,7 +128,7 @@ class Compaction:
 
 
 def build_compaction(
-    source: Any, network: Propagation, decision: Decision, model: Any, masks: Masks | None, compiled: bool
+    source: Any, network: Propagation, decision: Decision, model: Model, masks: Masks | None, compiled: bool
 ) -> Compaction:
     """Put the account of a compaction together."""
     given: dict[str, list[Signal]] = {}

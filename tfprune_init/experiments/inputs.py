@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfprune_init.backend import compat
 from tfprune_init.backend.batches import ARRAY_BATCH, disable_autotuning, to_dataset
 from tfprune_init.backend.layer_copy import read_saved
+from tfprune_init.backend.protocols import Model
 from tfprune_init.errors import DataError, ModelError, OptionError
 
 
@@ -70,13 +71,13 @@ class ExperimentData:
 def _to_classes(given: Any) -> np.ndarray:
     labels: Any = np.asarray(given) if isinstance(given, tf.Tensor) else np.zeros(())
     if labels.ndim == 2 and labels.shape[1] > 1 and (labels >= 0).all() and np.allclose(labels.sum(-1), 1):
-        return labels.argmax(-1)
+        return np.asarray(labels.argmax(-1))
     if labels.ndim == 0 or labels.size != len(labels) or (labels != np.round(labels)).any():
         raise DataError(
             "compare counts correct classes, so labels must be integers of shape (examples,) or (examples, 1), "
             f"or one-hot rows. Received: {given!r:.200}"
         )
-    return labels.reshape(-1).astype(np.int64)
+    return np.asarray(labels.reshape(-1), np.int64)
 
 
 def prepare_data(given: Any) -> ExperimentData:
@@ -134,7 +135,7 @@ def _takes_seed(build_model: Callable[..., Any]) -> bool:
         return False
 
 
-def model_fingerprint(model: Any) -> str:
+def model_fingerprint(model: Model) -> str:
     """Hash a model's architecture, weights, what else layers save, and compilation, but not the names of its layers."""
     digest = hashlib.sha256()
     names = {layer.name: f"layer {place}" for place, layer in enumerate([model, *compat.walk_layers(model)])}
@@ -152,7 +153,7 @@ def model_fingerprint(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _get_configs(model: Any) -> Iterator[Any]:
+def _get_configs(model: Model) -> Iterator[Any]:
     yield type(model).__qualname__
     try:
         yield model.get_config()

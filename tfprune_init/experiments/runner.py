@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from tfprune_init.api import prune_at_init
 from tfprune_init.backend.compat import get_keras, is_compiled, set_random_seed
+from tfprune_init.backend.protocols import Model
 from tfprune_init.errors import ModelError, NetworkCollapseError, NetworkCollapseWarning, OptionError
 from tfprune_init.experiments.guessing import is_above_guessing
 from tfprune_init.experiments.inputs import ExperimentData, make_model, model_fingerprint
@@ -159,7 +160,7 @@ class _Progress:
     train_seconds: float = 0.0
     trace: str | None = None
 
-    def keep_report(self, model: Any, report: PruningReport) -> None:
+    def keep_report(self, model: Model, report: PruningReport) -> None:
         """Keep the report of a pruned model, and the names that its variables have in all runs."""
         self.report = report
         self.size = report.masks.size

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 from tfprune_init.backend import compat
+from tfprune_init.backend.protocols import Model
 
 
-def make_stable_paths(model: Any, paths: Iterable[str]) -> dict[str, str]:
+def make_stable_paths(model: Model, paths: Iterable[str]) -> dict[str, str]:
     """Map each path of a model to the one it would have if this were the first model built.
 
     Keras numbers layers without a name of their own by a count that goes on from model to model, so the masks of two

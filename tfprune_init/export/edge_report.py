@@ -123,7 +123,8 @@ class EdgeReport:
     def to_dict(self) -> dict[str, Any]:
         """Convert every field, by name, to types that JSON knows."""
         # Through JSON, so that it equals what is read back from a file: tuples become lists.
-        return json.loads(json.dumps(asdict(self)))
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON.

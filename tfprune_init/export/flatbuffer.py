@@ -76,7 +76,7 @@ def _cast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if np.issubdtype(dtype, np.floating):
         return values.astype(dtype)
     away = np.copysign(np.maximum(np.abs(np.rint(values)), 1), values)
-    return np.clip(away, -127, 127).astype(dtype)
+    return np.asarray(np.clip(away, -127, 127), dtype)
 
 
 def _weights(file: bytearray) -> Iterator[np.ndarray]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune_init.backend.protocols import Model
 from tfprune_init.errors import ExportError
 from tfprune_init.export.inputs import ModelSignature
 
@@ -30,7 +31,7 @@ class InferenceFunction:
         ['output_0']
     """
 
-    def __init__(self, model: Any, signature: ModelSignature) -> None:
+    def __init__(self, model: Model, signature: ModelSignature) -> None:
         self.model = model
         self.signature = signature
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune_init.backend.protocols import Model
 from tfprune_init.errors import DataError, ModelError
 
 
@@ -110,7 +111,7 @@ class ModelSignature:
         return arrays
 
 
-def find_signature(model: Any, example: Any = None) -> ModelSignature:
+def find_signature(model: Model, example: Any = None) -> ModelSignature:
     """Find the inputs of a built model.
 
     Args:

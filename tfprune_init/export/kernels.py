@@ -175,4 +175,4 @@ def _find_stored_kernel(tensor: Tensor, use: WeightUse) -> tuple[str, str]:
 def _fits_a_byte(tensor: Tensor) -> bool:
     """Return whether block numbers and counts fit the bytes in which the kernel for float inputs keeps them."""
     _, inner, _ = read_levels(tensor)
-    return inner.indices.max(initial=0) <= 255 and inner.counts().max(initial=0) <= 255
+    return bool(inner.indices.max(initial=0) <= 255 and inner.counts().max(initial=0) <= 255)

@@ -120,10 +120,10 @@ def _unpack(tensor: Tensor) -> np.ndarray:
     bits = BITS[tensor.dtype]
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     fields = (tensor.data[:, None] >> shifts) & (2**bits - 1)
-    values = fields.reshape(-1)[: tensor.size].astype(np.int8)
+    values = np.asarray(fields.reshape(-1)[: tensor.size], np.int8)
     if tensor.dtype.startswith("U"):
         return values
-    return np.where(values >= 2 ** (bits - 1), values - 2**bits, values).astype(np.int8)
+    return np.asarray(np.where(values >= 2 ** (bits - 1), values - 2**bits, values), np.int8)
 
 
 def read_levels(tensor: Tensor) -> list[Level]:

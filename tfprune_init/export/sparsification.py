@@ -187,12 +187,12 @@ def _serialize(model: Any) -> bytes:
 
     from tfprune_init.export.tflite_schema import schema
 
-    class Aligned(schema.BufferT):
+    class Aligned(schema.BufferT):  # type: ignore[misc]  # TensorFlow has no types
         """A buffer whose bytes begin at a multiple of 16."""
 
         def Pack(self, builder: Any) -> int:  # noqa: N802 - the schema's name
             if self.data is None or len(self.data) == 0:
-                return super().Pack(builder)
+                return int(super().Pack(builder))
             data = np.asarray(self.data, np.uint8).tobytes()
             builder.StartVector(1, len(data), 16)
             builder.head -= len(data)
@@ -200,7 +200,7 @@ def _serialize(model: Any) -> bytes:
             vector = builder.EndVector()
             schema.BufferStart(builder)
             schema.BufferAddData(builder, vector)
-            return schema.BufferEnd(builder)
+            return int(schema.BufferEnd(builder))
 
     for buffer in model.buffers:
         buffer.__class__ = Aligned

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tfprune_init.backend.protocols import Model
 from tfprune_init.errors import DataError, ModelError, OptionError
 
 if TYPE_CHECKING:
     from tfprune_init.graph.string_inputs import StringCut
 
 
-def cut_if_asked(model: Any, asked: bool) -> StringCut | None:
+def cut_if_asked(model: Model, asked: bool) -> StringCut | None:
     """Cut a model that takes strings; None for a model that takes numbers.
 
     Args:

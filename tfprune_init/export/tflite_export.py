@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tfprune_init.backend.protocols import Model
 from tfprune_init.checks import suggest
 from tfprune_init.errors import ModelError, OptionError
 from tfprune_init.export.conversion import QUANTIZE, convert
@@ -31,7 +32,7 @@ CALIBRATION_EXAMPLES = 256
 
 
 def export_tflite(
-    model: Any,
+    model: Model,
     path: str | os.PathLike[str],
     *,
     quantize: str | None = None,
@@ -105,7 +106,7 @@ def export_tflite(
 
 def export_with(
     run: Runner,
-    model: Any,
+    model: Model,
     path: str | os.PathLike[str],
     *,
     quantize: str | None,
@@ -245,7 +246,7 @@ def _check_target(target: str) -> None:
         raise OptionError(f"`target` must be one of {', '.join(map(repr, TARGETS))}. Received: {target!r}")
 
 
-def _check_unwrapped(model: Any) -> None:
+def _check_unwrapped(model: Model) -> None:
     """Refuse models in TF-MOT wrappers, ours or its own: their masks and counters would go into the file."""
     from tfprune_init.backend.compat import walk_layers
 

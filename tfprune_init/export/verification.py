@@ -6,6 +6,7 @@ import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -189,7 +190,7 @@ def run_interpreters(
     return runs
 
 
-def _load(folder: Path, run: dict) -> InterpreterRun:
+def _load(folder: Path, run: dict[str, Any]) -> InterpreterRun:
     with np.load(folder / run["file"]) as arrays:
         outputs = {name: arrays[f"arr_{index}"] for index, name in enumerate(run["outputs"])}
     return InterpreterRun(run["interpreter"], run["version"], run["batch"], outputs)

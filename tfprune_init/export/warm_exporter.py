@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
+from tfprune_init.backend.protocols import Model
 from tfprune_init.errors import ExportError
 from tfprune_init.export.edge_report import EdgeReport
 from tfprune_init.export.subprocess_runner import Runner, run_script
@@ -27,7 +28,7 @@ class Exporter:
         self._run = run
         self._closed = False
 
-    def __call__(self, model: Any, path: str | os.PathLike[str], **options: Any) -> EdgeReport:
+    def __call__(self, model: Model, path: str | os.PathLike[str], **options: Any) -> EdgeReport:
         """Export a model like `export_tflite`.
 
         Args:

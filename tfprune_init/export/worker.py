@@ -91,7 +91,8 @@ class Worker:
                 raise WorkerDiedError(
                     f"The worker of this exporter gave no answer while {read_stage(folder)}. {ADVICE}"
                 )
-            return self._pipe.recv()
+            received: int | None = self._pipe.recv()
+            return received
         except (EOFError, ConnectionError) as error:
             code = self._end()
             cause = f"signal {-code}" if code < 0 else f"exit code {code}"

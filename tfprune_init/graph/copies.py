@@ -13,6 +13,7 @@ from tfprune_init.backend import compat
 from tfprune_init.backend.example_input import make_varied_inputs
 from tfprune_init.backend.model_state import restore_state
 from tfprune_init.backend.overrides import compute_in_full_precision, intercept_calls
+from tfprune_init.backend.protocols import Layer, Model
 from tfprune_init.backend.thread_overrides import run_functions_eagerly
 from tfprune_init.errors import DataError, ModelError
 from tfprune_init.graph.variables import list_variables
@@ -23,7 +24,7 @@ far below, a layer without its state is far above."""
 
 
 def check_copy(
-    model: Any,
+    model: Model,
     copy: Any,
     layers: Iterable[tuple[Any, Any]],
     *,
@@ -70,7 +71,7 @@ def check_copy(
     )
 
 
-def _run_on_some(model: Any, example: Any) -> tuple[Any, list[np.ndarray]]:
+def _run_on_some(model: Model, example: Any) -> tuple[Any, list[np.ndarray]]:
     """Run a model on the example, or on the first made-up input that it takes and makes numbers of."""
     failure: Exception | None = None
     ran: tuple[Any, list[np.ndarray]] | None = None
@@ -95,7 +96,7 @@ def _run_on_some(model: Any, example: Any) -> tuple[Any, list[np.ndarray]]:
     ) from failure
 
 
-def _try(model: Any, inputs: Any, traced: bool = False) -> list[np.ndarray] | Exception:
+def _try(model: Model, inputs: Any, traced: bool = False) -> list[np.ndarray] | Exception:
     """Return the outputs of a model, or why it has none."""
     try:
         return _run(model, inputs, traced)
@@ -103,7 +104,7 @@ def _try(model: Any, inputs: Any, traced: bool = False) -> list[np.ndarray] | Ex
         return error
 
 
-def _run(model: Any, inputs: Any, traced: bool = False) -> list[np.ndarray]:
+def _run(model: Model, inputs: Any, traced: bool = False) -> list[np.ndarray]:
     """Return the outputs of a model from the state that it is in, in the precision of its variables."""
 
     def call(batch: Any) -> Any:
@@ -141,7 +142,7 @@ def _is_close(expected: np.ndarray, found: np.ndarray) -> bool:
     return bool((np.abs(one - other) <= tolerance * np.abs(one).max(axis=1, keepdims=True)).all())
 
 
-def _find_first_difference(model: Any, copy: Any, layers: list[tuple[Any, Any]], inputs: Any) -> Any:
+def _find_first_difference(model: Model, copy: Any, layers: list[tuple[Any, Any]], inputs: Any) -> Any:
     """Return the first layer, in the order of calls, that gives something else than its copy, in the same shape."""
     given = [_record(one, [pair[side] for pair in layers], inputs) for side, one in enumerate((model, copy))]
     twins = {id(layer): twin for layer, twin in layers}
@@ -155,11 +156,11 @@ def _find_first_difference(model: Any, copy: Any, layers: list[tuple[Any, Any]],
     return None
 
 
-def _record(model: Any, layers: list[Any], inputs: Any) -> list[tuple[Any, list[np.ndarray]]]:
+def _record(model: Model, layers: list[Any], inputs: Any) -> list[tuple[Any, list[np.ndarray]]]:
     """Run a model and return what each call of some layers gave."""
     calls: list[tuple[Any, list[np.ndarray]]] = []
 
-    def around(layer: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def around(layer: Layer, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         output = call(*args, **kwargs)
         calls.append((layer, _to_arrays(output)))
         return output

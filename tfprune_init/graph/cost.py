@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfprune_init.backend import compat
+from tfprune_init.backend.protocols import Layer, Model
 from tfprune_init.errors import ModelError
 from tfprune_init.graph.dependency_graph import DependencyGraph
 from tfprune_init.graph.layer_rules import find_rule
@@ -66,7 +67,7 @@ class CostModel:
         ModelCost(parameters=303, multiply_adds=612)
     """
 
-    def __init__(self, model: Any, example: Any = None) -> None:
+    def __init__(self, model: Model, example: Any = None) -> None:
         if example is None and not compat.is_symbolic(model):
             raise ModelError(
                 f"What a subclassed model costs is found by running it. Received: {type(model).__name__} and "
@@ -140,7 +141,7 @@ class CostModel:
         return ModelCost(self._parameters - fewer, sum(left[path] * (count or 0) for path, count in uses))
 
 
-def _find_inputs(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+def _find_inputs(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
     rule = find_rule(layer)
     return None if rule is None else rule.find_inputs(layer, args, kwargs)
 

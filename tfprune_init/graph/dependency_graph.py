@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.model_inputs import find_string_inputs, make_example_input
+from tfprune_init.backend.protocols import Layer, Model
 from tfprune_init.errors import ModelError, OptionError
 from tfprune_init.graph.channel_groups import (
     NO_LABEL,
@@ -100,7 +101,7 @@ class DependencyGraph:
         return masks
 
 
-def build_dependency_graph(model: Any, example: Any = None) -> DependencyGraph:
+def build_dependency_graph(model: Model, example: Any = None) -> DependencyGraph:
     """Find which weights belong to which unit of a network.
 
     A unit is a filter of a convolution, a neuron of a Dense layer, a unit of an LSTM or GRU, or a head of attention.
@@ -191,7 +192,7 @@ def _by_path(found: Mapping[tuple[str, int], np.ndarray]) -> dict[str, tuple[tup
     }
 
 
-def _find_inputs(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+def _find_inputs(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
     rule = find_rule(layer)
     return rule.find_inputs(layer, args, kwargs) if rule is not None and rule.follows_units else None
 
@@ -231,7 +232,7 @@ def _follow(
 def _as_many(labels: np.ndarray, output: tf.Tensor) -> bool:
     """Return whether units, or the numbers they give, are as many as an output has classes, or numbers."""
     shape = tuple(output.shape[1:]) or (1,)
-    return np.unique(squeeze_broadcast([labels])[0]).size == shape[-1] or labels.size == np.prod(shape)
+    return bool(np.unique(squeeze_broadcast([labels])[0]).size == shape[-1] or labels.size == np.prod(shape))
 
 
 def _find_reason(target: ModelVariable, called: set[int]) -> str:

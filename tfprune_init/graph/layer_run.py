@@ -16,10 +16,11 @@ from tfprune_init.backend.overrides import (
     disable_activations,
     override_variables,
 )
+from tfprune_init.backend.protocols import Layer
 from tfprune_init.graph.variables import list_variables
 
 
-def run_layer(layer: Any, x: Any, weights: Mapping[str, np.ndarray], linear: bool = False) -> tf.Tensor:
+def run_layer(layer: Layer, x: Any, weights: Mapping[str, np.ndarray], linear: bool = False) -> tf.Tensor:
     """Return what a layer gives, in inference; no trace is left on it.
 
     Args:
@@ -51,11 +52,11 @@ def run_layer(layer: Any, x: Any, weights: Mapping[str, np.ndarray], linear: boo
     return tf.cast(output, tf.float64)
 
 
-def _is_spatial(layer: Any) -> bool:
+def _is_spatial(layer: Layer) -> bool:
     return hasattr(layer, "data_format") and "Flatten" not in compat.get_class_names(layer)
 
 
-def _channels_last(layer: Any, shape: Any) -> Any:
+def _channels_last(layer: Layer, shape: Any) -> Any:
     config = {**type(layer).get_config(layer), "data_format": "channels_last"}
     twin = type(layer).from_config(config)
     twin.build((None, *shape[2:], shape[1]))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.model_graph import list_node_calls
+from tfprune_init.backend.protocols import Model
 from tfprune_init.graph.variables import ModelVariable
 
 
-def find_output_kernels(model: Any, targets: Sequence[ModelVariable]) -> frozenset[str]:
+def find_output_kernels(model: Model, targets: Sequence[ModelVariable]) -> frozenset[str]:
     """Find the kernels whose units are the numbers that a model gives, such as its classes.
 
     The graph is followed backwards from the outputs, through layers that take one tensor and hold no matrix:

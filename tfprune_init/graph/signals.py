@@ -45,7 +45,7 @@ class Signal:
     @property
     def live(self) -> np.ndarray:
         """Whether each number varies and is used."""
-        return self.varies & self.used
+        return np.asarray(self.varies & self.used)
 
 
 def make_signal(

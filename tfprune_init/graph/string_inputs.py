@@ -11,6 +11,7 @@ from tfprune_init.backend import compat
 from tfprune_init.backend.batch_sources import to_tensor
 from tfprune_init.backend.model_graph import list_node_calls
 from tfprune_init.backend.model_inputs import find_string_inputs
+from tfprune_init.backend.protocols import Model
 from tfprune_init.errors import ModelError
 
 
@@ -31,10 +32,10 @@ class StringCut:
     def run_front(self, x: Any) -> list[Any]:
         """Compute what `rest` takes from a batch of the model's inputs, given as the model takes it."""
         tensors = tf.nest.map_structure(to_tensor, x)
-        return tf.nest.flatten(compat.call_model(self.front, tensors, training=False))
+        return list(tf.nest.flatten(compat.call_model(self.front, tensors, training=False)))
 
 
-def cut_string_inputs(model: Any) -> Any:
+def cut_string_inputs(model: Model) -> Any:
     """Return the model behind the layers that turn strings into numbers.
 
     It shares all its layers and weights with the model: prune it, and the model is pruned.
@@ -59,7 +60,7 @@ def cut_string_inputs(model: Any) -> Any:
     return split_at_strings(model).rest
 
 
-def split_at_strings(model: Any) -> StringCut:
+def split_at_strings(model: Model) -> StringCut:
     """Split a model behind the layers that turn strings into numbers.
 
     Raises:
@@ -88,7 +89,7 @@ def split_at_strings(model: Any) -> StringCut:
     )
 
 
-def _find_ends_of_strings(model: Any) -> tuple[list[str], list[Any]]:
+def _find_ends_of_strings(model: Model) -> tuple[list[str], list[Any]]:
     """List the layers that take strings and give numbers, and the symbolic tensors of numbers that others take."""
     names: list[str] = []
     ends: list[Any] = []

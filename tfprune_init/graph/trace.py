@@ -16,6 +16,7 @@ from tfprune_init.backend import compat
 from tfprune_init.backend.model_graph import list_node_calls
 from tfprune_init.backend.model_state import restore_state
 from tfprune_init.backend.overrides import compute_in_full_precision, intercept_calls
+from tfprune_init.backend.protocols import Layer, Model
 from tfprune_init.backend.thread_overrides import run_functions_eagerly
 from tfprune_init.errors import DataError, ModelError
 
@@ -46,7 +47,7 @@ class LayerCall:
         return told in ({}, {"training": False}) and bool(leaves) and all(map(is_symbol, leaves))
 
 
-def list_calls(model: Any) -> list[LayerCall]:
+def list_calls(model: Model) -> list[LayerCall]:
     """List the calls in the graph of a model, each after those it depends on; inputs are no calls.
 
     Args:
@@ -64,7 +65,7 @@ def list_calls(model: Any) -> list[LayerCall]:
     return [_to_call(*node) for node in nodes]
 
 
-def _to_call(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> LayerCall:
+def _to_call(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> LayerCall:
     inputs = tuple(leaf for leaf in tf.nest.flatten((args, kwargs)) if is_symbol(leaf))
     return LayerCall(layer, inputs, tuple(tf.nest.flatten(outputs)), args, kwargs)
 
@@ -74,12 +75,12 @@ def is_symbol(leaf: Any) -> bool:
     return any(base.__name__ == "KerasTensor" for base in type(leaf).__mro__)
 
 
-def is_graph(layer: Any) -> bool:
+def is_graph(layer: Layer) -> bool:
     """Return whether a layer is a nested Sequential or functional model that computes what its graph says."""
     return compat.is_model(layer) and compat.is_symbolic(layer) and "call" not in compat.find_overridden_methods(layer)
 
 
-def walk_calls(model: Any) -> Iterator[LayerCall]:
+def walk_calls(model: Model) -> Iterator[LayerCall]:
     """Yield the calls in the graph of a model and, in place of those of nested models, the calls inside them.
 
     Args:
@@ -93,7 +94,7 @@ def walk_calls(model: Any) -> Iterator[LayerCall]:
 
 
 def trace_calls(
-    model: Any, example: Any, find_inputs: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+    model: Model, example: Any, find_inputs: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 ) -> tuple[list[LayerCall], list[tf.Tensor]]:
     """Run a model once as in inference, and leave no trace on it.
 
@@ -112,7 +113,7 @@ def trace_calls(
     calls: list[LayerCall] = []
     within: list[Any] = []
 
-    def around(layer: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def around(layer: Layer, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if within:
             return call(*args, **kwargs)
         inputs = find_inputs(layer, args, kwargs)

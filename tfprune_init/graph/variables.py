@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.derived_weights import find_derived_weight
+from tfprune_init.backend.protocols import Layer, Model, Variable
 from tfprune_init.checks import suggest
 from tfprune_init.errors import ModelError, OptionError
 from tfprune_init.graph.kernel_axes import KernelAxes, find_channel_axis, find_kernel_axes
@@ -43,7 +44,7 @@ class ModelVariable:
     """
 
     path: str
-    variable: Any
+    variable: Variable
     layer: Any
     equation: str | None = None
 
@@ -113,7 +114,7 @@ Exclusion = str | Callable[[ModelVariable], bool]
 
 
 def find_prunable_variables(
-    model: Any, *, exclude: Exclusion | Iterable[Exclusion] | None = None, prune_bias: bool = False
+    model: Model, *, exclude: Exclusion | Iterable[Exclusion] | None = None, prune_bias: bool = False
 ) -> PrunableVariables:
     """Find the prunable variables of a model.
 
@@ -174,13 +175,13 @@ def find_prunable_variables(
     return PrunableVariables(tuple(prunable), tuple(skipped))
 
 
-def list_variables(model: Any) -> list[ModelVariable]:
+def list_variables(model: Layer) -> list[ModelVariable]:
     """Every variable of a model under its unique path, each once, in the order the model tracks its layers."""
     found: list[ModelVariable] = []
     seen: set[int] = set()
     names: dict[str, int] = {}
 
-    def visit(layer: Any, prefix: str) -> None:
+    def visit(layer: Layer, prefix: str) -> None:
         seen.add(id(layer))
         for variable in compat.get_own_variables(layer):
             if id(variable) not in seen:

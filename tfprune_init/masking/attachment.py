@@ -11,6 +11,7 @@ from tfprune_init.backend import compat
 from tfprune_init.backend.derived_weights import reset_inference_functions
 from tfprune_init.backend.fit_support import unsupported_fit_reason
 from tfprune_init.backend.instance_methods import get_replacement, replace_method, restore_method
+from tfprune_init.backend.protocols import Layer, Model
 from tfprune_init.errors import EnforcementError
 from tfprune_init.graph.variables import ModelVariable, list_variables
 from tfprune_init.masking.constraint import MaskConstraint, get_constraint
@@ -39,7 +40,7 @@ _CONFIG_ATTRIBUTES = {
 }
 
 
-def attach(model: Any, masks: Masks | None = None) -> None:
+def attach(model: Model, masks: Masks | None = None) -> None:
     """Set pruned weights to zero and hold them there, whatever trains the model from now on.
 
     Each masked variable gets a constraint that every Keras optimizer applies after every step, and its
@@ -101,14 +102,14 @@ def attach(model: Any, masks: Masks | None = None) -> None:
     install_hooks(model)
 
 
-def get_attached_masks(model: Any) -> Masks | None:
+def get_attached_masks(model: Model) -> Masks | None:
     """The masks a model carries, or None."""
     held = {t.path: get_constraint(t.variable) for t in list_variables(model)}
     masks = {path: constraint.mask for path, constraint in held.items() if constraint is not None}
     return Masks(masks) if masks else None
 
 
-def check_zeros(model: Any) -> None:
+def check_zeros(model: Model) -> None:
     """Refuse a model whose pruned weights came back.
 
     Raises:
@@ -127,7 +128,7 @@ def check_zeros(model: Any) -> None:
         )
 
 
-def detach(model: Any) -> None:
+def detach(model: Model) -> None:
     """Take the masks off a model after checking its zeros; the zeros stay, with LoRA's masked product merged.
 
     Raises:
@@ -153,7 +154,7 @@ def detach(model: Any) -> None:
     compat.reset_train_function(model)
 
 
-def install_hooks(model: Any) -> None:
+def install_hooks(model: Model) -> None:
     """Hold the model's optimizer, this one and those compiled later, and rebuild its training function."""
     if getattr(model, "optimizer", None) is not None:
         intercept_optimizer(model.optimizer)
@@ -197,7 +198,7 @@ def _check_held(way: list[Any], target: ModelVariable, mask: np.ndarray) -> None
         )
 
 
-def _hold_lora(model: Any, way: list[Any], target: ModelVariable, constraint: MaskConstraint) -> None:
+def _hold_lora(model: Model, way: list[Any], target: ModelVariable, constraint: MaskConstraint) -> None:
     hold_product(target, constraint)
     reset_inference_functions(model)
     replace_method(_serialized_layer(way), "get_config", _refuse_lora_config)
@@ -223,7 +224,7 @@ def _config_attribute(target: ModelVariable) -> str | None:
     return next((n for n in names if getattr(target.layer, n, missing) is target.variable.constraint), None)
 
 
-def _find_ways(model: Any) -> dict[int, list[Any]]:
+def _find_ways(model: Model) -> dict[int, list[Any]]:
     """Return the layers on the way from the model to each layer, by that layer's id; the first if there are several."""
     ways: dict[int, list[Any]] = {}
 
@@ -242,7 +243,7 @@ def _serialized_layer(way: list[Any]) -> Any:
     return next(layer for layer in way if not _saved_by_layers(layer))
 
 
-def _saved_by_layers(model: Any) -> bool:
+def _saved_by_layers(model: Model) -> bool:
     """Whether the config of a model is the configs of its layers, not the arguments of its own constructor."""
     kind: Any = type(model)
     if not compat.is_symbolic(model) or kind.get_config.__module__.split(".")[0] not in ("keras", "tf_keras"):
@@ -255,7 +256,7 @@ def _saved_by_layers(model: Any) -> bool:
     return takes_any or spec.args == inspect.getfullargspec(functional.__init__).args
 
 
-def _saves_constraint(holder: Any, layer: Any, attribute: str) -> bool:
+def _saves_constraint(holder: Any, layer: Layer, attribute: str) -> bool:
     """Whether the config of `holder` carries the constraint that `layer` has in `attribute`."""
     passes_on = compat.get_class_names(holder) & {
         "LSTM",

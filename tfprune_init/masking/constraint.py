@@ -13,10 +13,11 @@ import tensorflow as tf
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.instance_methods import guard_values, unguard_values
+from tfprune_init.backend.protocols import Variable
 
 
 @keras.saving.register_keras_serializable(package="tfprune_init")
-class MaskConstraint(keras.constraints.Constraint):
+class MaskConstraint(keras.constraints.Constraint):  # type: ignore[misc]  # Keras has no types
     """Projects a weight array onto its mask: what is not kept becomes exactly 0.0, NaN included.
 
     Optimizers apply it after every step. The first time it meets its variable it also guards the
@@ -67,13 +68,13 @@ class MaskConstraint(keras.constraints.Constraint):
         self._projected = weakref.ref(w)
         return w
 
-    def guard(self, variable: Any) -> None:
+    def guard(self, variable: Variable) -> None:
         """Let whatever is assigned to the variable later, or restored into it, keep the zeros."""
         for holder in compat.get_replica_variables(variable):
             guard_values(holder, self.project)
 
     @staticmethod
-    def unguard(variable: Any) -> None:
+    def unguard(variable: Variable) -> None:
         """Take the guard off again."""
         for holder in compat.get_replica_variables(variable):
             unguard_values(holder)
@@ -96,7 +97,7 @@ class MaskConstraint(keras.constraints.Constraint):
         return cls(mask, then=config["then"])
 
 
-def get_constraint(variable: Any) -> MaskConstraint | None:
+def get_constraint(variable: Variable) -> MaskConstraint | None:
     """The MaskConstraint on a variable, or None."""
     constraint = variable.constraint
     return constraint if isinstance(constraint, MaskConstraint) else None

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfprune_init.backend.derived_weights import find_derived_weight
 from tfprune_init.backend.instance_methods import replace_method, restore_method
 from tfprune_init.backend.overrides import override_attributes, override_variables
+from tfprune_init.backend.protocols import Layer
 from tfprune_init.errors import EnforcementError
 from tfprune_init.graph.variables import ModelVariable, list_variables
 from tfprune_init.masking.constraint import MaskConstraint, get_constraint
@@ -116,7 +117,7 @@ def count_leaks(target: ModelVariable) -> int:
     return 0 if constraint is None else int(np.count_nonzero(np.asarray(target.effective)[~constraint.mask]))
 
 
-def _get_alpha(layer: Any) -> float:
+def _get_alpha(layer: Layer) -> float:
     alpha: float | MaskedScale = layer.lora_alpha
     return alpha.alpha if isinstance(alpha, MaskedScale) else alpha
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfprune_init.backend import compat
+from tfprune_init.backend.protocols import Model
 from tfprune_init.checks import check_integer, suggest
 from tfprune_init.errors import ModelError, OptionError
 from tfprune_init.graph.variables import Exclusion, ModelVariable, find_prunable_variables
@@ -20,7 +21,7 @@ _ENOUGH = 1000
 
 
 def reinitialize(
-    model: Any, kind: str = "random", *, seed: int = 0, exclude: Exclusion | Iterable[Exclusion] | None = None
+    model: Model, kind: str = "random", *, seed: int = 0, exclude: Exclusion | Iterable[Exclusion] | None = None
 ) -> None:
     """Give the kernels of a model new weights, in place; what masks attached to it prune stays exactly 0.0.
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.layer_copy import builds_in_call, copy_layer, copy_state
+from tfprune_init.backend.protocols import Layer, Model
 from tfprune_init.errors import EnforcementError, ModelError, OptionError
 from tfprune_init.graph.copies import check_copy
 from tfprune_init.graph.variables import list_variables
@@ -19,7 +20,7 @@ from tfprune_init.masks import Masks
 
 
 @keras.saving.register_keras_serializable(package="tfprune_init")
-class PrunableLayer(keras.layers.Wrapper):
+class PrunableLayer(keras.layers.Wrapper):  # type: ignore[misc]  # Keras has no types
     """A layer whose pruned weights stay at zero, wherever it is saved, loaded and trained.
 
     Its masks are boolean weights of its own, so they are saved in .keras and .weights.h5 files and come
@@ -105,7 +106,7 @@ class PrunableLayer(keras.layers.Wrapper):
         return [path for path in self.masked if path not in known]
 
 
-def wrap(model: Any, masks: Masks, *, example: Any = None) -> Any:
+def wrap(model: Model, masks: Masks, *, example: Any = None) -> Any:
     """Copy a Sequential or functional Keras 3 model into one whose masks are saved with it.
 
     The copy is compared with the masked model before it is returned.
@@ -169,7 +170,7 @@ def wrap(model: Any, masks: Masks, *, example: Any = None) -> Any:
     return wrapped
 
 
-def strip(model: Any, *, example: Any = None) -> Any:
+def strip(model: Model, *, example: Any = None) -> Any:
     """Take masks off a model; pruned weights stay exactly zero.
 
     With LoRA, the masked product is added to the kernel, as Keras does when it saves, and the second factor becomes
@@ -211,12 +212,12 @@ def strip(model: Any, *, example: Any = None) -> Any:
     return plain_model
 
 
-def _carries_masks(layer: Any) -> bool:
+def _carries_masks(layer: Layer) -> bool:
     """Whether a layer is a wrapper of another kind than ours for Keras 3."""
     return getattr(layer, "carries_masks", False) and not isinstance(layer, PrunableLayer)
 
 
-def to_plain_model(model: Any) -> Any:
+def to_plain_model(model: Model) -> Any:
     """The model without wrappers, its zeros checked: itself where it has none.
 
     Whoever hands out what is made of it compares that with the model.
@@ -230,17 +231,17 @@ def to_plain_model(model: Any) -> Any:
     return _copied_without_wrappers(model)[0] if _is_wrapped(model) else model
 
 
-def _is_wrapped(model: Any) -> bool:
+def _is_wrapped(model: Model) -> bool:
     return any(isinstance(layer, PrunableLayer) for layer in compat.walk_layers(model))
 
 
-def _copied_with(model: Any, masks: Masks) -> tuple[Any, list[tuple[Any, Any]]]:
+def _copied_with(model: Model, masks: Masks) -> tuple[Any, list[tuple[Any, Any]]]:
     """Return a copy inside wrappers, and each layer with its copy."""
     masked = {id(t.variable): masks[t.path] for t in list_variables(model) if t.path in masks}
     copies: list[tuple[Any, Any]] = []
     wrappers: list[tuple[PrunableLayer, dict[str, np.ndarray]]] = []
 
-    def wrapping(layer: Any) -> Any:
+    def wrapping(layer: Layer) -> Any:
         copy = copy_layer(layer)
         if not isinstance(layer, keras.layers.Layer):
             return copy
@@ -259,11 +260,11 @@ def _copied_with(model: Any, masks: Masks) -> tuple[Any, list[tuple[Any, Any]]]:
     return wrapped, copies
 
 
-def _copied_without_wrappers(model: Any) -> tuple[Any, list[tuple[Any, Any]]]:
+def _copied_without_wrappers(model: Model) -> tuple[Any, list[tuple[Any, Any]]]:
     """Return a copy without wrappers, and each layer with its copy."""
     copies: list[tuple[Any, Any]] = []
 
-    def unwrapped(layer: Any) -> Any:
+    def unwrapped(layer: Layer) -> Any:
         inner = layer.layer if isinstance(layer, PrunableLayer) else layer
         copy = copy_layer(inner)
         if isinstance(inner, keras.layers.Layer):
@@ -276,7 +277,7 @@ def _copied_without_wrappers(model: Any) -> tuple[Any, list[tuple[Any, Any]]]:
     return plain_model, copies
 
 
-def _clone_model(model: Any, clone_layer: Any) -> Any:
+def _clone_model(model: Model, clone_layer: Any) -> Any:
     models = [m for m in [model, *compat.walk_layers(model)] if compat.is_symbolic(m)]
     compiled = [m for m in models if m.compiled]
     try:

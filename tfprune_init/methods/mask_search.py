@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfprune_init.backend.batches import Batches
+from tfprune_init.backend.protocols import Model
 from tfprune_init.backend.replicas import find_replicas
 from tfprune_init.errors import ScoreError
 from tfprune_init.graph.variables import PrunableVariables, find_prunable_variables
@@ -77,7 +78,7 @@ class SearchResult:
 
 
 def find(
-    model: Any,
+    model: Model,
     data: Any,
     resolved: ResolvedMethod,
     *,

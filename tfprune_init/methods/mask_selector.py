@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfprune_init.backend.batches import Batches
+from tfprune_init.backend.protocols import Model
 from tfprune_init.backend.replicas import find_replicas
 from tfprune_init.errors import ModelError, OptionError
 from tfprune_init.graph import DependencyGraph, build_dependency_graph
@@ -64,7 +65,7 @@ class MaskSelector:
         """Number of things that density is a share of."""
         return sum(pool.size for pool in self.pools.values())
 
-    def resolve_goal(self, sparsity: Any, budget: Budget | None, model: Any, data: Any) -> Goal:
+    def resolve_goal(self, sparsity: Any, budget: Budget | None, model: Model, data: Any) -> Goal:
         """Say exactly how much is to stay.
 
         Args:
@@ -156,7 +157,7 @@ class MaskSelector:
 
 
 def make_selector(
-    model: Any, variables: PrunableVariables, resolved: ResolvedMethod, data: Any, prune_bias: bool
+    model: Model, variables: PrunableVariables, resolved: ResolvedMethod, data: Any, prune_bias: bool
 ) -> MaskSelector:
     """Put a method's granularity and allocation to work on a model.
 
@@ -188,7 +189,7 @@ def make_selector(
     )
 
 
-def _take_example(model: Any, data: Any) -> Any:
+def _take_example(model: Model, data: Any) -> Any:
     """Return the inputs of the first batch; None without data."""
     return None if data is None else Batches.of(data, find_replicas(model)).peek().x
 
@@ -197,7 +198,7 @@ def _layouts(variables: PrunableVariables) -> dict[str, Layout]:
     return {target.path: Layout(target.shape, target.units) for target in variables.prunable}
 
 
-def _with_units(model: Any, variables: PrunableVariables, graph: DependencyGraph) -> PrunableVariables:
+def _with_units(model: Model, variables: PrunableVariables, graph: DependencyGraph) -> PrunableVariables:
     """Return what whole units consist of: kernels of layers with units, and what belongs to these units."""
     kernels = {one.path for one in variables.prunable}
     reasons = {skipped.path: skipped.reason for skipped in variables.skipped}

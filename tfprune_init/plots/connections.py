@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfprune_init.backend.protocols import Model
 from tfprune_init.errors import OptionError
 from tfprune_init.plots.inputs import choose_paths, get_masks, is_collapsed, shorten_paths
 from tfprune_init.plots.style import TINY, draw_legend_below, label_log_axis, new_figure, style_axes
@@ -19,7 +20,7 @@ _FAN_IN = ("#0072b2", "", "into an output unit (fan-in)", "weights into a unit")
 _FAN_OUT = ("#e69f00", "////", "out of an input unit (fan-out)", "weights out of a unit")
 
 
-def connections_per_neuron(model: Any, masks: Any = None, *, paths: str | Iterable[str] | None = None) -> Figure:
+def connections_per_neuron(model: Model, masks: Any = None, *, paths: str | Iterable[str] | None = None) -> Figure:
     r"""Plot histograms of the connections that each unit keeps, incoming and outgoing, layer by layer.
 
     Args:
@@ -73,7 +74,7 @@ def connections_per_neuron(model: Any, masks: Any = None, *, paths: str | Iterab
 def count_kept(mask: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """Count the kept weights of each unit along `axes`."""
     others = tuple(axis for axis in range(mask.ndim) if axis not in axes)
-    return mask.sum(axis=others, dtype=np.int64).ravel()
+    return np.asarray(mask.sum(axis=others, dtype=np.int64)).ravel()
 
 
 def _draw_panel(axes: Any, name: str, kept: np.ndarray, style: tuple[str, str, str, str]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfprune_init.backend.compat import is_model
+from tfprune_init.backend.protocols import Model
 from tfprune_init.errors import OptionError
 from tfprune_init.graph.kernel_axes import KernelAxes, find_kernel_axes
 from tfprune_init.plots.inputs import choose_paths, get_masks, get_weights, mark_collapsed
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _CELLS = 128  # an image has at most so many rows and columns, so that one kept weight can be seen
 
 
-def kernel_heat_map(source: Any, path: str, *, model: Any = None, weights: Any = None) -> Figure:
+def kernel_heat_map(source: Any, path: str, *, model: Model | None = None, weights: Any = None) -> Figure:
     """Draw where one kernel keeps its weights: output units to the right, input units downwards.
 
     Args:
@@ -85,7 +86,7 @@ def kernel_heat_map(source: Any, path: str, *, model: Any = None, weights: Any =
     return figure
 
 
-def _find_units(masks: Any, path: str, model: Any) -> KernelAxes:
+def _find_units(masks: Any, path: str, model: Model | None) -> KernelAxes:
     mask = masks[path]
     name = path.rsplit("/", 1)[-1]
     units = find_kernel_axes(frozenset(), name, mask.ndim) if model is None else masks.check(model)[path].units
@@ -110,7 +111,8 @@ def sum_by_units(values: np.ndarray, units: KernelAxes) -> np.ndarray:
     order = (*units.inputs, *outputs)
     rest = tuple(axis for axis in range(values.ndim) if axis not in order)
     rows = math.prod(values.shape[axis] for axis in units.inputs)
-    return values.transpose(*order, *rest).sum(axis=tuple(range(len(order), values.ndim))).reshape(rows, -1)
+    sums = values.transpose(*order, *rest).sum(axis=tuple(range(len(order), values.ndim)))
+    return np.asarray(sums).reshape(rows, -1)
 
 
 def _coarsen(matrix: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:

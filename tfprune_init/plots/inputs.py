@@ -29,8 +29,9 @@ def get_masks(source: Any) -> Masks:
         return source
     if isinstance(source, Mapping):
         return Masks(source)
-    if isinstance(getattr(source, "masks", None), Masks):
-        return source.masks
+    masks = getattr(source, "masks", None)
+    if isinstance(masks, Masks):
+        return masks
     if compat.is_model(source):
         return Masks.from_zeros(source)
     raise OptionError(

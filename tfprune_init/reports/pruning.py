@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfprune_init import plots
+from tfprune_init.backend.protocols import Model
 from tfprune_init.masks import Masks
 from tfprune_init.reports.html_report import (
     Column,
@@ -30,7 +31,7 @@ def pruning_page(
     report: Mapping[str, Any],
     masks: Masks,
     *,
-    model: Any = None,
+    model: Model | None = None,
     initial: Mapping[str, np.ndarray] | None = None,
     epochs: Sequence[Mapping[str, Any]] = (),
     data: str | None = None,
@@ -142,7 +143,7 @@ def _build_search(report: Mapping[str, Any]) -> ReportSection:
     return ReportSection("Search", [FigureBlock(drawn, caption)])
 
 
-def _build_kernels(report: Mapping[str, Any], masks: Masks, model: Any) -> list[ReportSection]:
+def _build_kernels(report: Mapping[str, Any], masks: Masks, model: Model | None) -> list[ReportSection]:
     """Draw the kernels that keep the smallest share, and the connections of their units if the model is known."""
     if model is None:
         return []

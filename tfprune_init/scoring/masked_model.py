@@ -16,6 +16,7 @@ from tfprune_init.backend.batches import Batch, Batches
 from tfprune_init.backend.losses import BatchLoss, DataLoss, make_loss
 from tfprune_init.backend.model_inputs import find_string_inputs, make_example_input
 from tfprune_init.backend.model_state import StateSnapshot, find_state_variables
+from tfprune_init.backend.protocols import Model
 from tfprune_init.backend.replicas import find_replicas
 from tfprune_init.errors import DataError, ModelError, OptionError, PruningError
 from tfprune_init.graph.variables import ModelVariable, list_variables
@@ -60,7 +61,7 @@ class MaskedModel:
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         targets: tuple[ModelVariable, ...],
         *,
         data: Any = None,

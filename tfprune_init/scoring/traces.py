@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.determinism import deterministic_reductions
+from tfprune_init.backend.protocols import Model
 
 if TYPE_CHECKING:
     from tfprune_init.scoring.masked_model import MaskedModel
@@ -53,7 +54,7 @@ class Traces:
         self._traces: OrderedDict[Hashable, _Trace] = OrderedDict()
 
     @classmethod
-    def of(cls, model: Any) -> Traces:
+    def of(cls, model: Model) -> Traces:
         """Get the traces of a model; they live as long as it does."""
         held: Traces = vars(model).setdefault(_ATTRIBUTE, cls())
         return held
@@ -170,7 +171,7 @@ def snapshot(value: Any) -> Hashable:
     return Same(value)
 
 
-def state_of(model: Any, loss: Any) -> Hashable:
+def state_of(model: Model, loss: Any) -> Hashable:
     """Snapshot all of a model and its loss that a trace may depend on.
 
     Args:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfprune_init.backend import compat
+from tfprune_init.backend.protocols import Layer
 from tfprune_init.graph.channel_groups import ChannelGroups, labels_along, make_unlabelled, spread_labels
 from tfprune_init.graph.layer_rules.contexts import ChannelRecord, LabelContext, SignalContext
 from tfprune_init.graph.layer_rules.rule import LayerRule, register_rule
@@ -27,7 +28,7 @@ class Attention(LayerRule):
     nesting = 1
     most_inputs = 3
 
-    def knows(self, layer: Any) -> bool:
+    def knows(self, layer: Layer) -> bool:
         """Return whether its projections are plain."""
         projections = _find_projections(layer)
         changed = any(
@@ -36,7 +37,7 @@ class Attention(LayerRule):
         )
         return {"query", "key", "value", _OUTPUT} <= set(projections) and not changed
 
-    def find_inputs(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+    def find_inputs(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
         """Return query, value and key."""
         given = {**dict(zip(("query", "value", "key"), args, strict=False)), **kwargs}
         if given.get("query") is None or given.get("value") is None:
@@ -44,7 +45,7 @@ class Attention(LayerRule):
         key = given.get("key")
         return given["query"], given["value"], given["value"] if key is None else key
 
-    def find_variables(self, layer: Any) -> dict[str, Any]:
+    def find_variables(self, layer: Layer) -> dict[str, Any]:
         """Return those of the projections, by projection and name."""
         return {
             f"{part}/{name}": variable
@@ -74,7 +75,7 @@ class Attention(LayerRule):
             groups.add_silencing(use.variables[f"{_OUTPUT}/bias"].path, 0, units)
         return spread_labels(units, len(use.shape) - 1, use.shape)
 
-    def find_reason(self, layer: Any) -> str | None:
+    def find_reason(self, layer: Layer) -> str | None:
         """Return why such a layer is left whole, or None."""
         config = type(layer).get_config(layer)
         if (
@@ -131,7 +132,7 @@ class Attention(LayerRule):
         return [spread_labels(one, len(x.shape) - 1, x.shape) for one, x in zip(places, use.inputs, strict=True)]
 
     def count_uses(
-        self, layer: Any, inputs: list[tuple[int, ...]], output: tuple[int, ...]
+        self, layer: Layer, inputs: list[tuple[int, ...]], output: tuple[int, ...]
     ) -> Mapping[str, int] | None:
         """Return how often each weight is used: once at each position of what its projection takes."""
         positions = [math.prod(shape[:-1]) for shape in inputs]
@@ -156,6 +157,6 @@ def _repeat(heads: np.ndarray, count: int) -> np.ndarray:
     return np.repeat(heads, count // len(heads))
 
 
-def _find_projections(layer: Any) -> dict[str, Any]:
+def _find_projections(layer: Layer) -> dict[str, Any]:
     names = {*_TAKES, _OUTPUT}
     return {one.name: one for one in compat.get_sublayers(layer) if one.name in names}

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
+from tfprune_init.backend.protocols import Layer
 from tfprune_init.graph.channel_groups import NO_LABEL, ChannelGroups, labels_along, spread_labels
 from tfprune_init.graph.layer_run import run_layer
 from tfprune_init.graph.signals import Signal, make_signal
 from tfprune_init.graph.variables import ModelVariable
 
 
-def find_channel_axis(layer: Any, rank: int) -> int:
+def find_channel_axis(layer: Layer, rank: int) -> int:
     """Return the axis that a layer takes for channels, in an example of some rank."""
     return 0 if getattr(layer, "data_format", None) == "channels_first" else rank - 1
 
@@ -33,7 +33,7 @@ class LabelContext:
         variables: Variables of the layer, by the names that its rule gives them.
     """
 
-    layer: Any
+    layer: Layer
     inputs: tuple[np.ndarray, ...]
     shape: tuple[int, ...]
     variables: Mapping[str, ModelVariable]
@@ -66,7 +66,7 @@ class SignalContext:
         inner: What is known of numbers inside of it that have channels of their own, by name: filled in by the rule.
     """
 
-    layer: Any
+    layer: Layer
     path: str
     inputs: tuple[Signal, ...]
     unsized: tuple[int, ...]
@@ -88,7 +88,7 @@ class SignalContext:
     def run(self, *examples: np.ndarray) -> np.ndarray:
         """Return what the layer makes of one example; of several, it takes the list."""
         x = [one[None].astype(float) for one in examples]
-        return np.asarray(run_layer(self.layer, x[0] if len(x) == 1 else x, self.values))[0]
+        return np.asarray(run_layer(self.layer, x[0] if len(x) == 1 else x, self.values)[0])
 
     def channel_axis(self, rank: int) -> int:
         """Return the axis that the layer takes for channels, in an example of some rank."""
@@ -135,7 +135,7 @@ class ChannelRecord:
         known = self.find_units(use.layer)
         return self.groups.make_labels(count) if known is None else known
 
-    def find_units(self, layer: Any) -> np.ndarray | None:
+    def find_units(self, layer: Layer) -> np.ndarray | None:
         """Return the labels of a layer's units, the first of its sizes; None if nothing of it shrinks."""
         return next((labels for _, labels in self.sizes.get(id(layer), {}).values()), None)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from tfprune_init.backend.protocols import Layer
 from tfprune_init.graph.channel_groups import ChannelGroups, labels_along, make_unlabelled
 from tfprune_init.graph.layer_rules.contexts import ChannelRecord, LabelContext, SignalContext
 from tfprune_init.graph.layer_rules.rule import LayerRule, find_axes, is_elementwise, register_rule
@@ -20,7 +19,7 @@ from tfprune_init.graph.signals import Signal, make_signal
 class Elementwise(LayerRule):
     """Activations, Dropout, noise."""
 
-    def is_elementwise(self, layer: Any) -> bool:
+    def is_elementwise(self, layer: Layer) -> bool:
         """Return whether it makes of each number something by itself."""
         return True
 
@@ -34,7 +33,7 @@ class Elementwise(LayerRule):
                 groups.add_follower(variable.path, last, labels_along(use.labels, last))
         return use.labels if use.labels.shape == use.shape else make_unlabelled(use.shape)
 
-    def find_reason(self, layer: Any) -> str | None:
+    def find_reason(self, layer: Layer) -> str | None:
         """Return why such a layer is left whole, or None."""
         return None
 
@@ -55,7 +54,7 @@ class Elementwise(LayerRule):
 class Rescaling(Elementwise):
     """A scale and an offset, the same for all channels or one for each."""
 
-    def find_reason(self, layer: Any) -> str | None:
+    def find_reason(self, layer: Layer) -> str | None:
         """Return why such a layer is left whole, or None."""
         return "Rescaling has numbers for each channel" if np.ndim(layer.scale) + np.ndim(layer.offset) else None
 
@@ -64,7 +63,7 @@ class Rescaling(Elementwise):
 class Activation(Elementwise):
     """An activation function as a layer."""
 
-    def is_elementwise(self, layer: Any) -> bool:
+    def is_elementwise(self, layer: Layer) -> bool:
         """Return whether it makes of each number something by itself."""
         return is_elementwise(layer.activation)
 
@@ -73,7 +72,7 @@ class Activation(Elementwise):
         pin_where_mixed(groups, use.layer, use.labels)
         return super().label(groups, use)
 
-    def find_reason(self, layer: Any) -> str | None:
+    def find_reason(self, layer: Layer) -> str | None:
         """Return why such a layer is left whole, or None."""
         if is_elementwise(layer.activation):
             return None
@@ -91,12 +90,12 @@ class Softmax(LayerRule):
             groups.pin(use.labels, f"passes through the softmax of {use.layer.name}")
         return use.labels if use.labels.shape == use.shape else make_unlabelled(use.shape)
 
-    def find_reason(self, layer: Any) -> str | None:
+    def find_reason(self, layer: Layer) -> str | None:
         """Return why such a layer is left whole, or None."""
         return "Softmax looks at several channels at once"
 
 
-def pin_where_mixed(groups: ChannelGroups, layer: Any, labels: np.ndarray) -> None:
+def pin_where_mixed(groups: ChannelGroups, layer: Layer, labels: np.ndarray) -> None:
     """Let units stay whose numbers a layer's activation compares."""
     if not is_elementwise(layer.activation):
         groups.pin(labels, f"passes through the activation of {layer.name}, which looks at several units at once")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from tfprune_init.backend.protocols import Layer
 from tfprune_init.graph.channel_groups import ChannelGroups, spread_labels
 from tfprune_init.graph.layer_rules.contexts import ChannelRecord, LabelContext, SignalContext
 from tfprune_init.graph.layer_rules.rule import LayerRule, register_rule
@@ -21,7 +20,7 @@ class Embedding(LayerRule):
         labels = _pin_width(groups, use.variables["embeddings"].path, use.shape[-1])
         return spread_labels(labels, len(use.shape) - 1, use.shape)
 
-    def find_reason(self, layer: Any) -> str | None:
+    def find_reason(self, layer: Layer) -> str | None:
         """Return why such a layer is left whole, or None."""
         return None
 

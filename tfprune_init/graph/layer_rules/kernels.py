@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfprune_init.backend import compat
+from tfprune_init.backend.protocols import Layer
 from tfprune_init.graph.channel_groups import NO_LABEL, ChannelGroups
 from tfprune_init.graph.kernel_axes import find_kernel_axes
 from tfprune_init.graph.layer_rules.contexts import ChannelRecord, LabelContext, SignalContext, find_channel_axis
@@ -25,7 +25,7 @@ _ND = ("1D", "2D", "3D")
 class _WithKernel(LayerRule):
     """What layers with a kernel have in common."""
 
-    def find_reason(self, layer: Any) -> str | None:
+    def find_reason(self, layer: Layer) -> str | None:
         """Return why such a layer is left whole, or None."""
         return None
 
@@ -39,7 +39,7 @@ class _WithKernel(LayerRule):
         return [np.asarray(tape.gradient(ways, x))[0] > 0.5]
 
     def count_uses(
-        self, layer: Any, inputs: list[tuple[int, ...]], output: tuple[int, ...]
+        self, layer: Layer, inputs: list[tuple[int, ...]], output: tuple[int, ...]
     ) -> Mapping[str, int] | None:
         """Return how often each weight is used: once at each position."""
         # A transposed convolution multiplies each number that comes in, the others those that go out.
@@ -110,7 +110,7 @@ class DepthwiseKernel(_WithKernel):
         return _follow_output(record, use, _follow_by_depth(record, use, "kernel", taken))
 
 
-def _find_unit_axes(layer: Any, name: str, kernel: ModelVariable) -> tuple[int, int]:
+def _find_unit_axes(layer: Layer, name: str, kernel: ModelVariable) -> tuple[int, int]:
     """Return the axis of the rows and the axis of the units."""
     axes = find_kernel_axes(compat.get_class_names(layer), name, len(kernel.shape))
     (rows,), (columns,) = axes.inputs, axes.outputs
@@ -166,7 +166,8 @@ def _follow_output(record: ChannelRecord, use: SignalContext, channels: np.ndarr
 def _find_reached(use: SignalContext) -> np.ndarray:
     """Return whether anything that varies reaches each number of the output."""
     varies = use.first.varies | (has_unknown_borders(use) & (use.first.value != 0))
-    return np.asarray(run_layer(use.layer, varies[None].astype(float), _open_weights(use), linear=True))[0] > 0.5
+    counted = run_layer(use.layer, varies[None].astype(float), _open_weights(use), linear=True)
+    return np.asarray(np.asarray(counted)[0] > 0.5)
 
 
 def _open_weights(use: SignalContext) -> dict[str, np.ndarray]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from tfprune_init.backend.protocols import Layer
 from tfprune_init.graph.channel_groups import NO_LABEL, ChannelGroups, make_unlabelled, squeeze_broadcast
 from tfprune_init.graph.layer_rules.contexts import ChannelRecord, LabelContext, SignalContext
 from tfprune_init.graph.layer_rules.rule import LayerRule, find_axes, register_rule
@@ -23,7 +22,7 @@ class Concatenate(LayerRule):
             return make_unlabelled(use.shape)
         return np.broadcast_to(np.concatenate(squeeze_broadcast(use.inputs, axis), axis), use.shape)
 
-    def find_reason(self, layer: Any) -> str | None:
+    def find_reason(self, layer: Layer) -> str | None:
         """Return why such a layer is left whole, or None."""
         return None
 
@@ -60,7 +59,7 @@ class Merge(LayerRule):
             groups.couple(first[all_labelled], other[all_labelled])
         return np.broadcast_to(np.where(all_labelled, first, NO_LABEL), use.shape)
 
-    def find_reason(self, layer: Any) -> str | None:
+    def find_reason(self, layer: Layer) -> str | None:
         """Return why such a layer is left whole, or None."""
         return None
 
@@ -103,7 +102,7 @@ class Product(Merge):
 
 
 def _is_zero(x: Signal) -> np.ndarray:
-    return ~x.varies & (x.value == 0)
+    return np.asarray(~x.varies & (x.value == 0))
 
 
 def _align(inputs: tuple[Signal, ...]) -> list[Signal]:

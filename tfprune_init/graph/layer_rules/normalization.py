@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from tfprune_init.backend.protocols import Layer
 from tfprune_init.graph.channel_groups import ChannelGroups, labels_along, make_unlabelled, spread_labels
 from tfprune_init.graph.layer_rules.contexts import ChannelRecord, LabelContext, SignalContext
 from tfprune_init.graph.layer_rules.rule import LayerRule, find_axes, register_rule
@@ -29,7 +28,7 @@ class Scale(LayerRule):
                 groups.add_follower(variable.path, 0, labels)
         return spread_labels(labels, axes[0], use.shape)
 
-    def find_reason(self, layer: Any) -> str | None:
+    def find_reason(self, layer: Layer) -> str | None:
         """Return why such a layer is left whole, or None."""
         return None
 
@@ -55,7 +54,7 @@ class MixedScale(Scale):
         scaled = {"gamma", "scale"} & set(use.variables)
         return super().label(groups, use) if scaled else make_unlabelled(use.shape)
 
-    def find_reason(self, layer: Any) -> str | None:
+    def find_reason(self, layer: Layer) -> str | None:
         """Return why such a layer is left whole, or None."""
         return f"{type(layer).__name__} normalizes over its channels"
 
@@ -66,7 +65,7 @@ class Mixed(LayerRule):
 
     follows_units = False
 
-    def find_reason(self, layer: Any) -> str | None:
+    def find_reason(self, layer: Layer) -> str | None:
         """Return why such a layer is left whole, or None."""
         return f"{type(layer).__name__} normalizes over its channels"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune_init.backend.protocols import Layer
 from tfprune_init.graph.channel_groups import ChannelGroups, labels_along, spread_labels
 from tfprune_init.graph.layer_rules.contexts import ChannelRecord, LabelContext, SignalContext
 from tfprune_init.graph.layer_rules.rule import LayerRule, is_elementwise, register_rule
@@ -23,21 +24,21 @@ class Recurrent(LayerRule):
     makes_units = True
     nesting = 1
 
-    def knows(self, layer: Any) -> bool:
+    def knows(self, layer: Layer) -> bool:
         """Return whether its state starts at zero for each batch, and its cell is the one that Keras gives it."""
         cell = layer.cell
         changed = type(cell).__module__.split(".")[0] not in ("keras", "tf_keras")
         functions = (cell.activation, cell.recurrent_activation)
         return not (changed or layer.stateful or layer.return_state) and all(map(is_elementwise, functions))
 
-    def find_inputs(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+    def find_inputs(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
         """Return the sequence; None where a state is given."""
         if kwargs.get("initial_state") is not None or len(args) > 1:
             return None
         found = super().find_inputs(layer, args, kwargs)
         return found if found is not None and len(found) == 1 else None
 
-    def find_variables(self, layer: Any) -> dict[str, Any]:
+    def find_variables(self, layer: Layer) -> dict[str, Any]:
         """Return those of the cell."""
         return super().find_variables(layer.cell)
 
@@ -57,7 +58,7 @@ class Recurrent(LayerRule):
             groups.add_silencing(bias.path, len(bias.shape) - 1, in_each_gate)
         return spread_labels(labels, len(use.shape) - 1, use.shape)
 
-    def find_reason(self, layer: Any) -> str | None:
+    def find_reason(self, layer: Layer) -> str | None:
         """Return why such a layer is left whole, or None."""
         at_zero = np.asarray(layer.cell.activation(np.zeros(1, np.float32)))
         return None if not at_zero.any() else f"{type(layer).__name__} has a state other than 0 without weights"
@@ -96,7 +97,7 @@ class Recurrent(LayerRule):
         return [spread_labels(features, len(use.first.shape) - 1, use.first.shape)]
 
     def count_uses(
-        self, layer: Any, inputs: list[tuple[int, ...]], output: tuple[int, ...]
+        self, layer: Layer, inputs: list[tuple[int, ...]], output: tuple[int, ...]
     ) -> Mapping[str, int] | None:
         """Return how often each weight is used: once at each step."""
         return {"kernel": inputs[0][0], "recurrent_kernel": inputs[0][0]}
@@ -119,4 +120,4 @@ def _find_silent(use: SignalContext) -> np.ndarray:
     recurrent = use.alive["recurrent_kernel"][:, new_state]
     for _ in range(units):
         fed = fed | (recurrent & fed[:, None]).any(axis=0)
-    return ~fed
+    return np.asarray(~fed)

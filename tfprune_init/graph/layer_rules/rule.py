@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.layer_copy import has_saving_hooks
+from tfprune_init.backend.protocols import Layer
 from tfprune_init.graph.channel_groups import ChannelGroups, make_unlabelled
 from tfprune_init.graph.layer_rules.contexts import ChannelRecord, LabelContext, SignalContext
 from tfprune_init.graph.signals import Signal
@@ -40,19 +41,19 @@ class LayerRule:
     most_inputs: int | None = None
     aligns_ranks = False
 
-    def knows(self, layer: Any) -> bool:
+    def knows(self, layer: Layer) -> bool:
         """Return whether a layer of this kind is understood with its options."""
         return True
 
-    def is_elementwise(self, layer: Any) -> bool:
+    def is_elementwise(self, layer: Layer) -> bool:
         """Return whether it makes of each number something by itself."""
         return False
 
-    def find_inputs(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+    def find_inputs(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
         """Return the tensors that a call takes; None if it is called in a way that is not understood."""
         return tuple(tf.nest.flatten(args[0] if args else next(iter(kwargs.values()))))
 
-    def find_variables(self, layer: Any) -> dict[str, Any]:
+    def find_variables(self, layer: Layer) -> dict[str, Any]:
         """Return the variables of a layer by the names that the rule knows them by."""
         return {compat.get_variable_name(layer, one): one for one in compat.get_own_variables(layer)}
 
@@ -60,7 +61,7 @@ class LayerRule:
         """Write down what goes with which unit, and return the labels of the output."""
         return make_unlabelled(use.shape)
 
-    def find_reason(self, layer: Any) -> str | None:
+    def find_reason(self, layer: Layer) -> str | None:
         """Return why `compact` leaves such a layer whole; None if `follow` and `find_used` say what it does."""
         return f"{type(layer).__name__} is not a layer whose channels are followed"
 
@@ -73,7 +74,7 @@ class LayerRule:
         raise NotImplementedError(f"{type(self).__name__} does not say what is used.")
 
     def count_uses(
-        self, layer: Any, inputs: list[tuple[int, ...]], output: tuple[int, ...]
+        self, layer: Layer, inputs: list[tuple[int, ...]], output: tuple[int, ...]
     ) -> Mapping[str, int] | None:
         """Return how often each weight of a variable is multiplied with something, for one example.
 
@@ -105,7 +106,7 @@ def register_rule(*names: str) -> Callable[[_Rule], _Rule]:
     return register
 
 
-def find_rule(layer: Any) -> LayerRule | None:
+def find_rule(layer: Layer) -> LayerRule | None:
     """Return the rule of a layer; None where it is not known what it does, as of a class that computes in its way."""
     mro = type(layer).__mro__
     known = next((i for i, base in enumerate(mro) if _is_of_keras(base)), None)
@@ -119,7 +120,7 @@ def find_rule(layer: Any) -> LayerRule | None:
     return rule if rule is not None and rule.knows(layer) else None
 
 
-def find_channel_rule(layer: Any) -> LayerRule | str:
+def find_channel_rule(layer: Layer) -> LayerRule | str:
     """Return the rule by which `compact` follows a layer, or why it leaves it whole."""
     names = [base.__name__ for base in type(layer).__mro__ if _is_of_keras(base)]
     if "Layer" not in names:
@@ -133,7 +134,7 @@ def find_channel_rule(layer: Any) -> LayerRule | str:
     return rule.find_reason(layer) or find_doubt(layer) or rule
 
 
-def find_doubt(layer: Any) -> str | None:
+def find_doubt(layer: Layer) -> str | None:
     """Return why a layer of a known kind is not understood with options that several kinds have."""
     kind, activation = type(layer).__name__, getattr(layer, "activation", None)
     # Keras 3 may give an activation its weights only once the layer is called on numbers.
@@ -160,7 +161,7 @@ def is_elementwise(function: Any) -> bool:
     return one.shape == before.shape and np.array_equal(one[:, :3], other[:, :3], equal_nan=True)
 
 
-def find_axes(layer: Any, rank: int) -> list[int]:
+def find_axes(layer: Layer, rank: int) -> list[int]:
     """Return the axes that a layer names, counted within one example of some rank; -1 is the batch."""
     return [int(axis) % (rank + 1) - 1 for axis in np.atleast_1d(layer.axis)]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune_init.backend.protocols import Layer
 from tfprune_init.graph.channel_groups import NO_LABEL, ChannelGroups, labels_along, spread_labels
 from tfprune_init.graph.layer_rules.contexts import ChannelRecord, LabelContext, SignalContext
 from tfprune_init.graph.layer_rules.rule import LayerRule, find_rule, register_rule
@@ -32,7 +33,7 @@ class ByChannel(LayerRule):
 class Resize(ByChannel):
     """Pooling, padding, cropping, upsampling."""
 
-    def find_reason(self, layer: Any) -> str | None:
+    def find_reason(self, layer: Layer) -> str | None:
         """Return why such a layer is left whole, or None."""
         if getattr(layer, "interpolation", "nearest") not in ("nearest", "bilinear"):
             return f"{type(layer).__name__} interpolates with weights below zero"
@@ -54,7 +55,7 @@ class Resize(ByChannel):
 class _Rearrange(LayerRule):
     """The same numbers in another shape, where channels may still fill whole slices."""
 
-    def find_reason(self, layer: Any) -> str | None:
+    def find_reason(self, layer: Layer) -> str | None:
         """Return why such a layer is left whole, or None."""
         return None
 
@@ -113,12 +114,12 @@ class Permute(_Rearrange):
 class EachStep(LayerRule):
     """A layer that is called on each step by itself."""
 
-    def knows(self, layer: Any) -> bool:
+    def knows(self, layer: Layer) -> bool:
         """Return whether the layer inside is known."""
         rule = find_rule(layer.layer)
         return rule is not None and rule.follows_units
 
-    def find_variables(self, layer: Any) -> dict[str, Any]:
+    def find_variables(self, layer: Layer) -> dict[str, Any]:
         """Return those of the layer inside."""
         rule = find_rule(layer.layer)
         assert rule is not None
@@ -132,7 +133,7 @@ class EachStep(LayerRule):
         one = replace(use, layer=use.layer.layer, inputs=(at_all_steps,), shape=use.shape[1:])
         return np.broadcast_to(rule.label(groups, one), use.shape)
 
-    def count_uses(self, layer: Any, inputs: list[tuple[int, ...]], output: tuple[int, ...]) -> dict[str, int] | None:
+    def count_uses(self, layer: Layer, inputs: list[tuple[int, ...]], output: tuple[int, ...]) -> dict[str, int] | None:
         """Return how often each weight is used: once at each position."""
         rule = find_rule(layer.layer)
         assert rule is not None

@@ -69,7 +69,7 @@ def _losses(network: MaskedModel, batch: Batch, path: str | None, positions: np.
     padded = np.resize(positions, _at_once(target)) if target else positions
     with label_errors(batch, network.loss.advice):
         losses = network.compiled(_losses_without, path)(batch.x, batch.y, batch.sample_weight, tf.constant(padded))
-    return losses.numpy()[: positions.size]
+    return np.asarray(losses)[: positions.size]
 
 
 def _losses_without(

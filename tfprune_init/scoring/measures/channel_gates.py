@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfprune_init.backend.overrides import intercept_calls
+from tfprune_init.backend.protocols import Layer
 from tfprune_init.graph.variables import ModelVariable
 from tfprune_init.scoring.masked_model import MaskedModel, to_score_dtype
 
@@ -27,7 +28,7 @@ def gate_outputs(network: MaskedModel) -> Iterator[None]:
     """Multiply the outputs of unit layers by the gates that the current replica has set up."""
     axes = {id(t.layer): t.channel_axis for t in find_gated_variables(network)}
 
-    def through_gate(layer: Any, call: Any, args: Any, kwargs: Any) -> Any:
+    def through_gate(layer: Layer, call: Any, args: Any, kwargs: Any) -> Any:
         output = call(*args, **kwargs)
         gate = tf.cast(_HERE.gates[id(layer)], output.dtype)
         if axes[id(layer)] == 1 and output.shape.rank > 2:

@@ -11,6 +11,7 @@ from tfprune_init.backend import compat
 from tfprune_init.backend.model_graph import get_logits
 from tfprune_init.backend.model_inputs import find_string_inputs
 from tfprune_init.backend.overrides import compute_in_float64, disable_activations, override_variables
+from tfprune_init.backend.protocols import Model
 from tfprune_init.errors import OptionError, PruningError, ScoreError
 from tfprune_init.graph.variables import list_variables
 from tfprune_init.scoring.masked_model import Arrays, MaskedModel
@@ -71,7 +72,7 @@ def _shares(
     return [w * slope for w, slope in zip(masked, slopes, strict=True)], reached
 
 
-def _floats(model: Any) -> list[Any]:
+def _floats(model: Model) -> list[Any]:
     return [target for target in list_variables(model) if target.tensor.dtype.is_floating]
 
 

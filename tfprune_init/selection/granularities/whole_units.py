@@ -104,7 +104,8 @@ class WholeUnits(Granularity):
         removed = layouts.removable.copy()
         for name, kept in chosen.items():
             removed[layouts.layers[name][1][kept]] = False
-        return layouts.graph.masks(removed)
+        masks: dict[str, np.ndarray] = layouts.graph.masks(removed)
+        return masks
 
 
 def _competing(layouts: UnitLayouts, candidates: np.ndarray) -> list[np.ndarray]:
