@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -284,6 +285,31 @@ def test_a_signal_interrupts_a_training_and_leaves_the_run_as_it_was(here: Path)
         out, err = process.communicate(timeout=300)
     assert (process.returncode, out, err) == (130, "", "tfprune: interrupted\n")
     assert {path.name: path.read_bytes() for path in (here / "run").iterdir()} == before
+
+
+@pytest.mark.process
+def test_the_next_run_removes_what_a_killed_one_left(here: Path) -> None:
+    words = ("prune", "model.keras", "--method", "magnitude", "--sparsity", str(SPARSITY), "-o", "run")
+
+    def unfinished() -> set[Path]:
+        return set(here.glob(".unfinished-*"))
+
+    killed = subprocess.Popen((*SCRIPT, *words), cwd=here, env=environment())
+    deadline = time.monotonic() + 60
+    while not unfinished() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.kill()
+    assert killed.wait(timeout=60) == -signal.SIGKILL
+    (left,) = unfinished()
+    assert f"-{killed.pid}-" in left.name
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as live:
+        other = left.with_name(left.name.replace(str(killed.pid), str(live.pid)))
+        other.mkdir()
+        assert call(*words, cwd=here).code == 0
+        assert unfinished() == {other}
+        live.communicate(b"\n")
+    assert call(*words, "--overwrite", cwd=here).code == 0
+    assert not unfinished()
 
 
 def test_magnitude_keeps_the_largest_and_filters_leave_alone(here: Path, model: keras.Model) -> None:

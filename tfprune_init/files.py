@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -13,11 +15,16 @@ from pathlib import Path
 from typing import Any
 
 _UNFINISHED = ".unfinished-"
+_REPLACED = ".replaced-"
+_MACHINE = platform.node() or "localhost"
+_MADE_BY = re.compile(r"\.unfinished-(?P<process>\d+)-(?:(?P<machine>.+)-)?[^-]+")
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path that atomically replaces `path` on success.
+
+    What processes that were killed left in the same folder is removed first.
 
     Args:
         path: The file to write; its folder must exist. What a symbolic link points to is replaced, not the link.
@@ -46,6 +53,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     final = Path(os.path.realpath(given))
     if not final.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "The folder doesn't exist; create it first", os.fspath(path))
+    remove_unfinished(final.parent)
     part = _find_free_name(final)
     try:
         yield part
@@ -60,16 +68,20 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder that takes the name `path` on success.
 
+    What processes that were killed left beside it is removed first.
+
     Args:
         path: The folder to make; its parent must exist.
         replace: Whether to replace a folder that has something in it. It stays where it is until the new one is
-            complete, and if anything fails.
+            complete, and if anything fails. A process killed in the moment between the two leaves it whole, under a
+            name that begins with `.replaced-`, which nothing removes.
 
     Raises:
         OSError: If there is a file of that name, or a folder that is not empty and not to be replaced.
     """
     final = Path(os.path.realpath(path))
-    part, old = _find_free_name(final), _find_free_name(final)
+    remove_unfinished(final.parent)
+    part, old = _find_free_name(final), _find_free_name(final, _REPLACED)
     part.mkdir()
     try:
         yield part
@@ -83,14 +95,21 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
             raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+    if old.exists():
+        # From here on it may be removed by others: the new folder is in its place.
+        os.replace(old, part)
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what processes that were killed left unfinished in a folder."""
+    """Remove what processes of this machine that were killed left unfinished in a folder.
+
+    Left alone is what belongs to a process that runs, or to a process of another machine that shares the folder, of
+    which nothing is known here.
+    """
     for left in folder.glob(f"{_UNFINISHED}*"):
-        process = left.name.removeprefix(_UNFINISHED).split("-")[0]
-        if not process.isdigit() or _is_running(int(process)):
+        made = _MADE_BY.fullmatch(left.name)
+        if made is None or made["machine"] not in (None, _MACHINE) or _is_running(int(made["process"])):
             continue
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
@@ -115,14 +134,16 @@ def write_json(path: str | os.PathLike[str], value: Any, *, allow_nan: bool = Tr
         part.write_text(text, encoding="utf-8")
 
 
-def _find_free_name(path: Path) -> Path:
-    return path.with_name(f"{_UNFINISHED}{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
+def _find_free_name(path: Path, prefix: str = _UNFINISHED) -> Path:
+    return path.with_name(f"{prefix}{os.getpid()}-{_MACHINE}-{uuid.uuid4().hex[:8]}{path.suffix}")
 
 
 def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:
+        return False
+    except OverflowError:  # no process has such a number
         return False
     except PermissionError:
         return True
