@@ -263,7 +263,8 @@ def encode(array: np.ndarray, block: dict[int, int], order: list[int], sparse: s
 def tensor(
     values: np.ndarray, shape: tuple[int, ...], dtype: str = "FLOAT32", encoding: Any = None, **given: Any
 ) -> Any:
-    fields = {"zero_points": np.zeros(0, np.int64), "quantized_dimension": 0, "external": False} | given
+    unquantized = {"scales": np.zeros(0, "float32"), "zero_points": np.zeros(0, np.int64), "quantized_dimension": 0}
+    fields = {**unquantized, "external": False, **given}
     data = np.frombuffer(values.tobytes(), np.uint8)
     return Tensor("w", shape, shape, dtype, 1, data, encoding=encoding, **fields)
 

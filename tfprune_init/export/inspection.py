@@ -78,11 +78,15 @@ class Port:
         name: Its name in the signature.
         shape: Its shape, None where it is open.
         dtype: Its type in the schema, in lower case.
+        scale: Of integers that stand for real numbers: a stored value q stands for (q - zero_point) * scale; else None.
+        zero_point: The stored value that stands for 0.0; None where there is no scale.
     """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: str
+    scale: float | None
+    zero_point: int | None
 
 
 @dataclass(frozen=True)
@@ -304,4 +308,13 @@ def _read_signatures(graph: Graph) -> tuple[FileSignature, ...]:
 
 
 def _make_ports(tensors: dict[str, Tensor]) -> tuple[Port, ...]:
-    return tuple(Port(name, tensor.open_shape, tensor.dtype.lower()) for name, tensor in tensors.items())
+    return tuple(
+        Port(name, tensor.open_shape, tensor.dtype.lower(), *_read_scale(tensor)) for name, tensor in tensors.items()
+    )
+
+
+def _read_scale(tensor: Tensor) -> tuple[float | None, int | None]:
+    """Read scale and zero point of a whole tensor."""
+    if tensor.scales.size != 1 or tensor.zero_points.size != 1:
+        return None, None
+    return float(tensor.scales[0]), int(tensor.zero_points[0])

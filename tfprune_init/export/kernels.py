@@ -138,7 +138,7 @@ def _find_unpacked_kernel(tensor: Tensor, use: WeightUse) -> tuple[str, str]:
     if tensor.dtype == "INT8" and "DEQUANTIZE" not in use.through:
         if use.output == "FLOAT32" and name in _QUANTIZES_INPUTS:
             return BROKEN, f"XNNPACK refuses {name} with unpacked int8 weights and float inputs: it doesn't load"
-        if name == "FULLY_CONNECTED":
+        if name == "FULLY_CONNECTED" and use.output == "INT8":
             return DENSIFY, "unpacked when loaded, then dense int8; LiteRT 2.3.0 refuses to load it"
     if "DEQUANTIZE" in use.through:
         return DENSIFY, f"unpacked and made float32 when loaded; {name} then runs dense"

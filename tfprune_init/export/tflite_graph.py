@@ -46,6 +46,7 @@ class Tensor:
         buffer: Index of the buffer that stores it; tensors may share one.
         data: Stored bytes, uint8 [bytes]; empty for values that are computed or kept in another file.
         external: Whether its values are kept in another file.
+        scales: Difference between two neighboring stored values; empty for unquantized tensors.
         zero_points: The stored values that mean 0.0, int64; empty for unquantized tensors.
         quantized_dimension: The dimension that several zero points run along.
         encoding: Encoding that leaves zeros out (the schema's SparsityParametersT); None for a dense tensor.
@@ -58,6 +59,7 @@ class Tensor:
     buffer: int
     data: np.ndarray
     external: bool
+    scales: np.ndarray
     zero_points: np.ndarray
     quantized_dimension: int
     encoding: Any
@@ -213,7 +215,9 @@ def _tensor(buffers: list[np.ndarray], stored: Any) -> Tensor:
     from tfprune_init.export.tflite_schema import schema
 
     quantization = stored.quantization
-    zero_points = read_vector(quantization.zeroPoint) if quantization is not None else ()
+    scales, zero_points = (
+        (read_vector(quantization.scale), read_vector(quantization.zeroPoint)) if quantization is not None else ((), ())
+    )
     shape = tuple(int(size) for size in read_vector(stored.shape))
     tensor = Tensor(
         name=_text(stored.name),
@@ -223,6 +227,7 @@ def _tensor(buffers: list[np.ndarray], stored: Any) -> Tensor:
         buffer=stored.buffer,
         data=buffers[stored.buffer],
         external=bool(stored.externalBuffer),
+        scales=np.asarray(scales, np.float32),
         zero_points=np.asarray(zero_points, np.int64),
         quantized_dimension=quantization.quantizedDimension if quantization is not None else 0,
         encoding=stored.sparsity,
