@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
+import lzma
 import os
 import platform
 import re
 import shutil
+import struct
+import tokenize
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+# What reading a damaged zip archive or array can raise.
+_DAMAGE = (
+    *(OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, MemoryError, SyntaxError),
+    *(OverflowError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError),
+)
 
 _UNFINISHED = ".unfinished-"
 _REPLACED = ".replaced-"
@@ -115,6 +129,50 @@ def remove_unfinished(folder: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
+
+
+def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read all arrays of an .npz file; nothing in it is unpickled.
+
+    Checksums are compared before anything is made of the bytes. No array is larger than its bytes in the file.
+
+    Returns:
+        The arrays by name, read-only.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no .npz file, or is truncated or damaged.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from tfprune_init.files import read_npz
+        >>> path = Path(tempfile.mkdtemp()) / "a.npz"
+        >>> np.savez(path, first=np.arange(3))
+        >>> {name: array.tolist() for name, array in read_npz(path).items()}
+        {'first': [0, 1, 2]}
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy"): _read_array(archive.read(name)) for name in archive.namelist()}
+    except FileNotFoundError:
+        raise
+    except _DAMAGE as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _read_array(stored: bytes) -> np.ndarray:
+    """Read the bytes of an .npy file."""
+    file = io.BytesIO(stored)
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+    else:
+        shape, by_columns, dtype = np.lib.format.read_array_header_2_0(file)
+    # frombuffer refuses objects, and reshape another number of values.
+    values = np.frombuffer(stored, dtype, offset=file.tell())
+    return values.reshape(shape, order="F" if by_columns else "C")
 
 
 def write_json(path: str | os.PathLike[str], value: Any, *, allow_nan: bool = True) -> None:

@@ -232,6 +232,8 @@ def _tensor(buffers: list[np.ndarray], stored: Any) -> Tensor:
         quantized_dimension=quantization.quantizedDimension if quantization is not None else 0,
         encoding=stored.sparsity,
     )
+    if any(size < 0 for size in shape):
+        raise ExportError(f"The TFLite file is damaged: tensor {tensor.name!r} has the shape {shape}.")
     if tensor.is_weight and tensor.encoding is None and not tensor.external:
         needed = -(-tensor.size * BITS[tensor.dtype] // 8)
         if tensor.data.size != needed:
