@@ -63,10 +63,10 @@ Mutation = Callable[[bytes, random.Random], bytes]
 
 
 def damage_bytes(file: bytes, rng: random.Random) -> bytes:
-    """Cut, flip, overwrite, remove, repeat or insert bytes."""
+    """Cut, flip, overwrite, remove, repeat or insert bytes, sometimes many."""
     made = bytearray(file)
     at = rng.randrange(len(made))
-    kind = rng.randrange(7)
+    kind = rng.randrange(8)
     if kind == 0:
         del made[at:]
     elif kind == 1:
@@ -81,8 +81,10 @@ def damage_bytes(file: bytes, rng: random.Random) -> bytes:
     elif kind == 5:
         at -= at % 4
         made[at : at + 4] = rng.choice(EXTREMES)
-    else:
+    elif kind == 6:
         made[at:at] = rng.randbytes(rng.randrange(1, 16))
+    else:
+        made[at:at] = rng.choice([b"[", b'{"a":', b"(", b"9"]) * 100_000
     return bytes(made)
 
 
@@ -99,6 +101,14 @@ def damage_json(file: bytes, rng: random.Random) -> bytes:
     else:
         holder[key] = rng.choice(VALUES)
     return json.dumps(value).encode()
+
+
+def damage_line(file: bytes, rng: random.Random) -> bytes:
+    """Damage one line, each of which is JSON."""
+    lines = file.splitlines()
+    at = rng.randrange(len(lines))
+    lines[at] = damage_json(lines[at], rng)
+    return b"\n".join(lines) + b"\n"
 
 
 def _places(value: Any) -> Any:

@@ -100,7 +100,12 @@ class RunFolder:
     def history(self) -> dict[str, list[dict[str, Any]]]:
         """The settings of each training under "trainings", what each epoch measured under "epochs"."""
         path = self.folder / HISTORY_FILE
-        return read_json(path, _History) if path.exists() else {"trainings": [], "epochs": []}
+        if not path.exists():
+            return {"trainings": [], "epochs": []}
+        history = read_json(path, _History)
+        if bool(history["trainings"]) != bool(history["epochs"]):
+            raise OptionError(f"{path} is damaged: it has epochs without a training, or a training without epochs.")
+        return history
 
     @property
     def initial(self) -> dict[str, np.ndarray]:

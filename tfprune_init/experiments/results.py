@@ -87,11 +87,13 @@ class Run:
             place: Where it is from, to begin messages with.
 
         Raises:
-            OptionError: If a field is missing or has another type.
+            OptionError: If a field is missing or has another type, or a trained run has not reached anything.
         """
         check_record(values, cls, place)
         check_record(values["steps"], list[_Step], f"{place}, steps")
         check_record(values["layers"], list[_Layer], f"{place}, layers")
+        if values["status"] == "trained" and (values["accuracy"] is None or not values["history"]):
+            raise OptionError(f"{place}: it is trained, and has no accuracy or no history.")
         return cls(**{field.name: values[field.name] for field in fields(cls)})
 
 
