@@ -88,6 +88,16 @@ def damage_bytes(file: bytes, rng: random.Random) -> bytes:
     return bytes(made)
 
 
+def damage_numbers(file: bytes, rng: random.Random) -> bytes:
+    """Change a few of the aligned 32-bit numbers a little: lengths, offsets, indices, sizes."""
+    made = bytearray(file)
+    for _ in range(rng.randrange(1, 4)):
+        at = 4 * rng.randrange(len(made) // 4)
+        number = int.from_bytes(made[at : at + 4], "little") + rng.choice((-4, -2, -1, 1, 2, 3, 4))
+        made[at : at + 4] = (number % 2**32).to_bytes(4, "little")
+    return bytes(made)
+
+
 def damage_json(file: bytes, rng: random.Random) -> bytes:
     """Replace, remove or rename one value, however deep it lies."""
     value = json.loads(file)

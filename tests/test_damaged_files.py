@@ -16,7 +16,16 @@ import keras
 import numpy as np
 import pytest
 from command import call
-from mutations import Mutation, damage_bytes, damage_header, damage_json, damage_line, damage_member, damage_words
+from mutations import (
+    Mutation,
+    damage_bytes,
+    damage_header,
+    damage_json,
+    damage_line,
+    damage_member,
+    damage_numbers,
+    damage_words,
+)
 from tflite_files import DEFAULT, SPARSE, converted, dense_model, sparse_kernel
 
 import tfprune_init as tpi
@@ -105,7 +114,7 @@ def tflite_case(folder: Path) -> Case:
         found.to_dict()
         found.print(io.StringIO())
 
-    return Case(tuple(folder / f"{name}.tflite" for name in files), {".tflite": (damage_bytes,)}, read)
+    return Case(tuple(folder / f"{name}.tflite" for name in files), {".tflite": (damage_bytes, damage_numbers)}, read)
 
 
 def toml_case(folder: Path) -> Case:

@@ -14,7 +14,7 @@ from tfprune_init.errors import ExportError, OptionError
 from tfprune_init.export.flatbuffer import compute_gzip_size
 from tfprune_init.export.kernels import KERNELS, WeightUse, find_kernel, find_uses
 from tfprune_init.export.sparse_reader import count_index_bytes, count_zeros, name_encoding
-from tfprune_init.export.tflite_graph import Graph, Tensor, read_graph
+from tfprune_init.export.tflite_graph import Graph, Tensor, read_graph, refuse_damage
 from tfprune_init.export.xnnpack import XnnpackAdvice, advise, xnnpack_advice
 from tfprune_init.files import write_json
 
@@ -234,7 +234,11 @@ def inspect_file(file: bytes) -> Inspection:
 
 
 def _inspection(file: bytes, path: str | None) -> Inspection:
-    graph = read_graph(file)
+    with refuse_damage(file):
+        return _summarize(read_graph(file), file, path)
+
+
+def _summarize(graph: Graph, file: bytes, path: str | None) -> Inspection:
     advice = advise(graph)
     tensors = [tensor for subgraph in graph.subgraphs for tensor in subgraph.tensors]
     weights = _drop_shared_buffers(tensor for tensor in tensors if tensor.is_weight and not tensor.external)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -31,7 +32,7 @@ BITS = {
 """Bits of a stored value, by the types that weights have."""
 
 _DAMAGED = (struct.error, ValueError, IndexError, TypeError, OverflowError, KeyError, AttributeError, MemoryError)
-"""Exceptions raised by reading a flatbuffer with wrong offsets."""
+"""Exceptions raised by reading a flatbuffer with wrong offsets, or a graph whose operators lack what they need."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +180,7 @@ def read_graph(file: bytes) -> Graph:
             f"Not a TFLite file: bytes 4 to 8 are {bytes(file[4:8])!r}, not {IDENTIFIER!r}. Pass a file "
             "written by tf.lite.TFLiteConverter or export_tflite."
         )
-    try:
+    with refuse_damage(file):
         model = schema.ModelT.InitFromPackedBuf(file, 0)
         buffers = [_data(file, buffer) for buffer in read_vector(model.buffers)]
         subgraphs = tuple(_subgraph(model, buffers, index) for index in range(len(read_vector(model.subgraphs))))
@@ -188,6 +189,20 @@ def read_graph(file: bytes) -> Graph:
         return Graph(
             subgraphs, {_text(one.signatureKey): _signature(one, subgraphs) for one in read_vector(model.signatureDefs)}
         )
+
+
+@contextmanager
+def refuse_damage(file: bytes) -> Iterator[None]:
+    """Refuse a file whose offsets, shapes, numbers of inputs or the like turn out to be wrong as it is looked at.
+
+    Args:
+        file: A TFLite file.
+
+    Raises:
+        ExportError: If reading a damaged graph raises something in the block.
+    """
+    try:
+        yield
     except _DAMAGED as error:
         raise ExportError(
             f"The TFLite file is truncated or damaged ({len(file):,} bytes): {error or type(error).__name__}. "
