@@ -487,6 +487,41 @@ def test_what_fails_leaves_the_run_as_it_was(words: tuple[str, ...], message: st
     assert {path.name: path.read_bytes() for path in (here / "run").iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("report.json", lambda text: text.replace('"method"', '"methd"'), "report.json is damaged: it has no 'method'"),
+        ("report.json", lambda text: text[:-20], "report.json is damaged: "),
+        (
+            "run.json",
+            lambda text: text.replace('"data": null', '"data": 3'),
+            "damaged: ['data'] is neither",
+        ),
+        ("history.json", lambda _: '{"trainings": [], "epochs": [{"loss": 0.5}]}', "epochs without a training"),
+        ("history.json", lambda _: '{"trainings": [], "epochs": [{"loss": "x"}]}', "['epochs'][0]['loss'] is no float"),
+    ],
+)
+def test_damaged_runs_are_refused_by_file(name: str, change: Any, message: str, here: Path) -> None:
+    assert prune(here).code == 0
+    path = here / "run" / name
+    path.write_text(change(path.read_text() if path.exists() else ""))
+    for words in (("show", "run"), ("report", "run", "-o", "page.html")):
+        done = call(*words, cwd=here)
+        assert (done.code, done.out) == (1, "")
+        assert message in done.err
+        assert done.err.count("\n") == 1
+    assert not (here / "page.html").exists()
+
+
+def test_damaged_first_weights_are_refused(here: Path) -> None:
+    assert prune(here).code == 0
+    path = here / "run" / "initial.npz"
+    path.write_bytes(path.read_bytes()[:-100])
+    done = call("report", "run", "-o", "page.html", cwd=here)
+    assert (done.code, done.out) == (1, "")
+    assert "initial.npz is damaged: BadZipFile" in done.err
+
+
 def test_a_run_is_replaced_only_when_told_and_only_by_a_whole_one(here: Path) -> None:
     (here / "run").mkdir()
     assert prune(here, "--set", "block_size=(1,4)", "--granularity", "block").code == 0
