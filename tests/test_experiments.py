@@ -405,6 +405,15 @@ def test_a_trained_run_has_reached_something(results: Results, change: dict[str,
     assert Run.from_dict({**asdict(results[1]), **change, "status": "failed"}).status == "failed"
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("sparsity", 1.0), ("sparsity", -0.5), ("sparsity", float("nan")), ("accuracy", 90.0), ("guess", float("inf"))],
+)
+def test_shares_are_shares(results: Results, name: str, value: float) -> None:
+    with pytest.raises(OptionError, match=f"the run: {name} is no share. Received: {value}"):
+        Run.from_dict({**asdict(results[1]), name: value})
+
+
 def test_printed(results: Results, capsys: pytest.CaptureFixture) -> None:
     results.print()
     shown = capsys.readouterr().out

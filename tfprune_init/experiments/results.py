@@ -87,11 +87,16 @@ class Run:
             place: Where it is from, to begin messages with.
 
         Raises:
-            OptionError: If a field is missing or has another type, or a trained run has not reached anything.
+            OptionError: If a field is missing, has another type or is no share, or a trained run has not reached
+                anything.
         """
         check_record(values, cls, place)
         check_record(values["steps"], list[_Step], f"{place}, steps")
         check_record(values["layers"], list[_Layer], f"{place}, layers")
+        for name in ("sparsity", "accuracy", "guess"):
+            share = values[name]
+            if share is not None and (not 0 <= share <= 1 or (name == "sparsity" and share == 1)):
+                raise OptionError(f"{place}: {name} is no share. Received: {share!r}")
         if values["status"] == "trained" and (values["accuracy"] is None or not values["history"]):
             raise OptionError(f"{place}: it is trained, and has no accuracy or no history.")
         return cls(**{field.name: values[field.name] for field in fields(cls)})
