@@ -35,7 +35,7 @@ import tf_keras
 
 import tfprune_init as tpi
 from tfprune_init.errors import ExportError, NetworkCollapseError
-from tfprune_init.export.conversion import QUANTIZE, convert
+from tfprune_init.export.conversion import convert
 from tfprune_init.export.encoding_choice import SelectedFile, select_file
 from tfprune_init.export.flatbuffer import densify
 from tfprune_init.export.inference import InferenceFunction
@@ -44,7 +44,7 @@ from tfprune_init.export.latency import describe_cpu
 from tfprune_init.export.verification import verify
 from tfprune_init.graph.variables import find_prunable_variables
 
-WAYS: tuple[str | None, ...] = (None, *QUANTIZE)
+WAYS: tuple[str | None, ...] = (None, "float16", "dynamic", "int8")
 EMPTYING_BYTES = 64 << 20
 """What is written between two runs to empty the caches, as other work on a device does."""
 

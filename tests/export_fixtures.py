@@ -104,7 +104,8 @@ class SharedExporter:
         calibration = folder / "calibration.npz"
         examples = hashlib.sha256(calibration.read_bytes()).hexdigest() if calibration.exists() else None
         shared = (state, *request["names"], request["batch"])
-        keys = {way: (*shared, way, examples if way == "int8" else None) for way in request["quantize"]}
+        ends = request["io"]
+        keys = {way: (*shared, way, *((examples, ends[way]) if way in ends else ())) for way in request["quantize"]}
         paths = {way: folder / f"{way}.tflite" for way in keys}
         missing = [way for way, key in keys.items() if key not in self._files]
         for way in keys.keys() - missing:

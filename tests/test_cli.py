@@ -370,6 +370,20 @@ def test_export_as_json(run_folder, tmp_path):
     assert report["file"]["raw_bytes"] == (tmp_path / "m.tflite").stat().st_size
 
 
+def test_export_with_integers_in_and_out(run_folder, tmp_path):
+    options = ("-o", "m.tflite", "--data", "digits", "--int8", "--io", "uint8", "--no-measure", "--json")
+    with scripts_in_process():
+        done = call("export", str(run_folder), *options, cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    report = json.loads(done.out)
+    assert (report["quantize"], report["io"]) == ("int8", "uint8")
+    (taken,) = report["inputs"]
+    # Pixels of digits are k / 16: their lowest is 0 and their highest 1.
+    assert (taken["dtype"], taken["zero_point"], taken["scale"]) == ("uint8", 0, pytest.approx(1 / 255, rel=1e-5))
+    done = call("inspect", "m.tflite", cwd=tmp_path)
+    assert "uint8 [?, 8, 8, 1] = (q - 0) * 0.0039215" in " ".join(done.out.split())
+
+
 def test_export_of_an_unpruned_model_then_inspect(tmp_path):
     """A file of zeros in a pattern of ours, as the command line writes it and then reads it."""
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="head")])
@@ -397,6 +411,8 @@ def test_export_of_an_unpruned_model_then_inspect(tmp_path):
         ((".", "-o", "m.tflite"), "There is no model to export: give a .keras file"),
         (("broken.keras", "-o", "m.tflite"), "broken.keras can't be loaded"),
         (("RUN", "-o", "m.tflite", "--int8"), "say which with --data"),
+        (("RUN", "-o", "m.tflite", "--quantize", "int16x8"), "int16x8 measures the range"),
+        (("RUN", "-o", "m.tflite", "--io", "int8"), "io='int8' needs quantize='int8'"),
         (("RUN", "-o", "m.tflite", "--data", "mnist"), "--data takes digits, tfds:NAME"),
         (("RUN", "-o", "m.tflite", "--data-dir", "."), "it needs --data tfds:NAME"),
         (("RUN", "-o", "no/m.tflite"), "The folder of `path` doesn't exist"),

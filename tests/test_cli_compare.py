@@ -198,7 +198,14 @@ def test_loss_of_probabilities(here: Path, tmp_path: Path) -> None:
         (("seeds = [3]", "seeds = [3]\nfrom_logits = true"), "from_logits is of a loss"),
         (("seeds = [3]", 'seeds = [3]\nloss = "nothing"'), "Keras has no loss 'nothing'"),
         (("steps = 3", "stepps = 3"), "stepps"),
+        (("epochs = 2", 'epochs = "2"'), r"bad.toml: \['epochs'\] is no int. Received: '2'"),
+        (("seeds = [3]", "seeds = [3.5]"), r"bad.toml: \['seeds'\]\[0\] is no int. Received: 3.5"),
+        (("seeds = [3]", "seeds = true"), r"bad.toml: \['seeds'\] is neither int nor list. Received: True"),
+        (("seeds = [3]", "seeds = 99999999999"), "seeds may be 100,000 at most. Received: seeds=99999999999"),
+        (("sparsities = [0.5]", "sparsities = 0.5"), r"bad.toml: \['sparsities'\] is no list. Received: 0.5"),
+        (("seeds = [3]", f"seeds = {'[' * 100_000}"), "is not TOML"),
     ],
+    ids=lambda value: str(value)[:60],
 )
 def test_refused(change: tuple[str, str], message: str, folder: Path, tmp_path: Path) -> None:
     assert change[0] in CONFIG

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -288,6 +289,31 @@ def test_a_signal_interrupts_a_training_and_leaves_the_run_as_it_was(here: Path)
     assert {path.name: path.read_bytes() for path in (here / "run").iterdir()} == before
 
 
+@pytest.mark.process
+def test_the_next_run_removes_what_a_killed_one_left(here: Path) -> None:
+    words = ("prune", "model.keras", "--method", "magnitude", "--sparsity", str(SPARSITY), "-o", "run")
+
+    def unfinished() -> set[Path]:
+        return set(here.glob(".unfinished-*"))
+
+    killed = subprocess.Popen((*SCRIPT, *words), cwd=here, env=environment())
+    deadline = time.monotonic() + 60
+    while not unfinished() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.kill()
+    assert killed.wait(timeout=60) == -signal.SIGKILL
+    (left,) = unfinished()
+    assert f"-{killed.pid}-" in left.name
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as live:
+        other = left.with_name(left.name.replace(str(killed.pid), str(live.pid)))
+        other.mkdir()
+        assert call(*words, cwd=here).code == 0
+        assert unfinished() == {other}
+        live.communicate(b"\n")
+    assert call(*words, "--overwrite", cwd=here).code == 0
+    assert not unfinished()
+
+
 def test_magnitude_keeps_the_largest_and_filters_leave_alone(here: Path, model: keras.Model) -> None:
     assert prune(here, "--exclude", "head", "--allocation", "uniform").code == 0
     masks = tpi.Masks.load(here / "run" / "masks.npz")
@@ -461,6 +487,41 @@ def test_what_fails_leaves_the_run_as_it_was(words: tuple[str, ...], message: st
     assert message in done.err
     assert done.err.count("\n") == 1
     assert {path.name: path.read_bytes() for path in (here / "run").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("report.json", lambda text: text.replace('"method"', '"methd"'), "report.json is damaged: it has no 'method'"),
+        ("report.json", lambda text: text[:-20], "report.json is damaged: "),
+        (
+            "run.json",
+            lambda text: text.replace('"data": null', '"data": 3'),
+            "damaged: ['data'] is neither",
+        ),
+        ("history.json", lambda _: '{"trainings": [], "epochs": [{"loss": 0.5}]}', "epochs without a training"),
+        ("history.json", lambda _: '{"trainings": [], "epochs": [{"loss": "x"}]}', "['epochs'][0]['loss'] is no float"),
+    ],
+)
+def test_damaged_runs_are_refused_by_file(name: str, change: Any, message: str, here: Path) -> None:
+    assert prune(here).code == 0
+    path = here / "run" / name
+    path.write_text(change(path.read_text() if path.exists() else ""))
+    for words in (("show", "run"), ("report", "run", "-o", "page.html")):
+        done = call(*words, cwd=here)
+        assert (done.code, done.out) == (1, "")
+        assert message in done.err
+        assert done.err.count("\n") == 1
+    assert not (here / "page.html").exists()
+
+
+def test_damaged_first_weights_are_refused(here: Path) -> None:
+    assert prune(here).code == 0
+    path = here / "run" / "initial.npz"
+    path.write_bytes(path.read_bytes()[:-100])
+    done = call("report", "run", "-o", "page.html", cwd=here)
+    assert (done.code, done.out) == (1, "")
+    assert "initial.npz is damaged: BadZipFile" in done.err
 
 
 def test_a_run_is_replaced_only_when_told_and_only_by_a_whole_one(here: Path) -> None:

@@ -715,6 +715,21 @@ def test_training_on_for_more_epochs_equals_training_for_all_of_them(tmp_path: P
     assert len(distribute.fit(model, (X, Y), epochs=4, initial_epoch=3)["loss"]) == 1
 
 
+def test_a_checkpoint_with_another_array_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    checkpointed(tmp_path, 1)
+    with np.load(tmp_path / "training.npz") as file:
+        arrays = dict(file)
+    for change in (np.zeros(3, "float32"), arrays["variable_1"].astype("float64")):
+        np.savez(tmp_path / "training.npz", **{**arrays, "variable_1": change})
+        model = compiled()
+        tpi.attach(model, random_masks(model))
+        model.compile(K3.Adam(0.05, use_ema=True, ema_momentum=0.5), loss())
+        before = [v.numpy() for v in model.variables]
+        with pytest.raises(CheckpointError, match=r"damaged: variable 1 must be float32 .* Received: float"):
+            distribute.fit(model, (X, Y), epochs=2, checkpoint=tmp_path)
+        assert all(np.array_equal(a, b.numpy()) for a, b in zip(before, model.variables[: len(before)], strict=True))
+
+
 def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     checkpointed(tmp_path, 1, callbacks=[keras.callbacks.EarlyStopping("loss")])
     assert [path.name for path in tmp_path.iterdir()] == ["training.npz"]

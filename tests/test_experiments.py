@@ -381,6 +381,40 @@ def test_saved_and_read_again(results: Results) -> None:
     assert not [path for path in results.out.rglob("*") if "unfinished" in path.name]
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda lines: [lines[0], lines[1][:-30]], "line 2: "),
+        (lambda lines: [lines[0], lines[1].replace('"seed": ', '"sed": ')], "line 2: it has no 'seed'"),
+        (lambda lines: [lines[0].replace('"label": "dense"', '"label": 7')], r"line 1: \['label'\] is no str"),
+        (lambda lines: [lines[1].replace('"kept": ', '"keep": ')], "line 1: it has no 'kept'"),
+        (lambda lines: ["[" * 100_000], "line 1: maximum recursion"),
+    ],
+)
+def test_damaged_results_are_refused_by_line(results: Results, damage: Any, message: str, tmp_path: Path) -> None:
+    lines = (results.out / "results.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["label"] == "dense"
+    (tmp_path / "results.jsonl").write_text("\n".join(damage(lines)))
+    with pytest.raises(OptionError, match=rf"results.jsonl is damaged: {message}"):
+        Results.load(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"accuracy": None}, {"history": []}])
+def test_a_trained_run_has_reached_something(results: Results, change: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="the run: it is trained, and has no accuracy or no history"):
+        Run.from_dict({**asdict(results[1]), **change})
+    assert Run.from_dict({**asdict(results[1]), **change, "status": "failed"}).status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("sparsity", 1.0), ("sparsity", -0.5), ("sparsity", float("nan")), ("accuracy", 90.0), ("guess", float("inf"))],
+)
+def test_shares_are_shares(results: Results, name: str, value: float) -> None:
+    with pytest.raises(OptionError, match=f"the run: {name} is no share. Received: {value}"):
+        Run.from_dict({**asdict(results[1]), name: value})
+
+
 def test_printed(results: Results, capsys: pytest.CaptureFixture) -> None:
     results.print()
     shown = capsys.readouterr().out

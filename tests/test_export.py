@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tfprune_init.errors import DataError, ExportError, ModelError, OptionError
 from tfprune_init.export import tflite_export, verification
-from tfprune_init.export.conversion import Converted
+from tfprune_init.export.conversion import IO, Converted
 from tfprune_init.export.flatbuffer import densify, measure_sparsity
 from tfprune_init.export.inference import InferenceFunction
 from tfprune_init.export.inputs import find_signature
@@ -63,13 +63,13 @@ def model() -> Any:
     return model
 
 
-@pytest.fixture(scope="module", params=[None, "float16", "dynamic", "int8"], ids=str)
+@pytest.fixture(scope="module", params=[None, "float16", "dynamic", "int8", "int16x8"], ids=str)
 def exported(request: pytest.FixtureRequest, model: Any, export: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One export a way to quantize, zeros stored: the report, and the model's variables before and after."""
     path = tmp_path_factory.mktemp("export") / "model.tflite"
     data = tf.data.Dataset.from_tensor_slices((random_inputs(100, 256), np.zeros(100))).batch(30)
     before = all_values(model)
-    given = {"representative_data": data} if request.param == "int8" else {"verify": data}
+    given = {"representative_data": data} if request.param in IO else {"verify": data}
     report = export(model, path, quantize=request.param, sparse=False, measure=False, **given)
     return report, before, all_values(model)
 
@@ -93,7 +93,7 @@ def test_sizes(exported: Any) -> None:
     dense = report.dense_float32
     assert 4 * report.gzip_bytes < dense.gzip_bytes
     assert dense.gzip_bytes > 0.9 * dense.raw_bytes
-    share = {None: 1.0, "float16": 0.5, "dynamic": 0.25, "int8": 0.25}[report.quantize]
+    share = {None: 1.0, "float16": 0.5, "dynamic": 0.25, "int8": 0.25, "int16x8": 0.25}[report.quantize]
     assert report.raw_bytes / dense.raw_bytes == pytest.approx(share, abs=0.06)
     assert b"\x00\x00\x00\x80" * 2 not in file  # no zero is stored as -0.0, which would cost gzip
 

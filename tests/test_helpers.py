@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,6 +107,49 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "run") as part:
         remove_unfinished(tmp_path)
         assert names_in(tmp_path) == [part.name]
+
+
+@pytest.mark.parametrize("make", [atomic_folder, atomic_write])
+def test_only_what_is_known_to_be_left_over_is_removed(make: Any, tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    with make(tmp_path / "run") as part:
+        part.mkdir(exist_ok=True) if make is atomic_folder else part.touch()
+        _, own, rest = part.name.split("-", 2)
+        machine = rest.rsplit("-", 1)[0]
+        kept = [
+            f".unfinished-{own}-{machine}-abc",
+            f".unfinished-{gone.pid}-elsewhere-abc",
+            f".replaced-{gone.pid}-{machine}-abc",
+            f"unfinished-{gone.pid}-abc",
+            ".unfinished-symphony",
+        ]
+        for name in (f".unfinished-{gone.pid}-{machine}-abc", f".unfinished-{gone.pid}-abc.keras", *kept):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "weights").write_text("half of them")
+        with make(tmp_path / "other") as other:
+            other.mkdir(exist_ok=True) if make is atomic_folder else other.touch()
+            assert names_in(tmp_path) == sorted([*kept, part.name, other.name])
+    assert names_in(tmp_path) == sorted([*kept, "other", "run"])
+
+
+@pytest.mark.process
+def test_a_process_killed_between_two_moves_leaves_the_old_folder(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "one").write_text("1")
+    killed = (
+        "import os, signal, pathlib; from tfprune_init import files; move = os.replace\n"
+        "def move_once(source, target):\n"
+        "    move(source, target)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files.os.replace = move_once\n"
+        "with files.atomic_folder('run', replace=True): pass"
+    )
+    assert subprocess.run([sys.executable, "-c", killed], cwd=tmp_path, check=False).returncode == -signal.SIGKILL
+    with atomic_write(tmp_path / "next") as part:
+        part.touch()
+    (old,) = [path for path in tmp_path.iterdir() if path.name.startswith(".replaced-")]
+    assert (names_in(old), names_in(tmp_path)) == (["one"], [old.name, "next"])
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])

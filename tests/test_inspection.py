@@ -263,7 +263,8 @@ def encode(array: np.ndarray, block: dict[int, int], order: list[int], sparse: s
 def tensor(
     values: np.ndarray, shape: tuple[int, ...], dtype: str = "FLOAT32", encoding: Any = None, **given: Any
 ) -> Any:
-    fields = {"zero_points": np.zeros(0, np.int64), "quantized_dimension": 0, "external": False} | given
+    unquantized = {"scales": np.zeros(0, "float32"), "zero_points": np.zeros(0, np.int64), "quantized_dimension": 0}
+    fields = {**unquantized, "external": False, **given}
     data = np.frombuffer(values.tobytes(), np.uint8)
     return Tensor("w", shape, shape, dtype, 1, data, encoding=encoding, **fields)
 
@@ -330,6 +331,50 @@ def test_damaged_encodings_are_refused(what: str) -> None:
     for function in (count_zeros, to_dense):
         with pytest.raises(ExportError, match=r"damaged.*'w', shape"):
             function(made)
+
+
+@pytest.mark.parametrize("dtype", ["FLOAT32", "FLOAT16", "BFLOAT16"])
+def test_an_incomplete_value_is_refused(dtype: str) -> None:
+    array = np.arange(48, dtype="float32").reshape(6, 8)
+    encoding, values = encode(array, {1: 4}, [0, 1, 2], {1}, 8)
+    made = tensor(np.frombuffer(values.tobytes()[:-1], np.uint8), (6, 8), dtype, encoding=encoding)
+    with pytest.raises(ExportError, match=rf"damaged.*'w', shape \(6, 8\), has \d+ bytes of {dtype}"):
+        count_zeros(made)
+
+
+@pytest.mark.parametrize(
+    ("points", "dimension"), [([0], 0), ([2], 0), ([0, 3, 0, 1], 0), ([0, 1, 2, 0, 0, 3], 1)], ids=str
+)
+@pytest.mark.parametrize("encoded", [False, True])
+def test_zeros_are_counted_as_in_the_dense_view(encoded: bool, points: list[int], dimension: int) -> None:
+    array = np.random.default_rng(0).integers(0, 5, (4, 6)).astype("int8") * np.array([[1], [0], [1], [1]], "int8")
+    encoding, values = encode(array, {}, [0, 1], {1}, 8) if encoded else (None, array)
+    made = tensor(values, (4, 6), "INT8", encoding, zero_points=np.array(points), quantized_dimension=dimension)
+    np.testing.assert_array_equal(to_dense(made), array)
+    assert count_zeros(made) == np.sum(array == np.reshape(points, (-1, 1) if dimension == 0 else (1, -1)))
+
+
+def test_zero_points_of_another_shape_are_refused_and_large_shapes_take_no_memory() -> None:
+    array = np.eye(4, 6, dtype="int8")
+    with pytest.raises(ExportError, match="3 zero points along dimension 0"):
+        count_zeros(tensor(array, (4, 6), "INT8", zero_points=np.array([1, 0, 0])))
+    with pytest.raises(ExportError, match="4 zero points along dimension 7"):
+        count_zeros(tensor(array, (4, 6), "INT8", zero_points=np.array([1, 0, 0, 0]), quantized_dimension=7))
+    encoding, values = encode(array, {}, [0, 1], {1}, 8)
+    huge = tensor(values, (4, 10**12), "INT8", encoding, zero_points=np.array([1, 0, 0, 0]))
+    # Of the first row, one value is 1; of the others all that is left out.
+    assert count_zeros(huge) == 1 + 3 * (10**12 - 1)
+
+
+def test_a_graph_that_runs_none_of_the_file_is_refused() -> None:
+    file = converted(keras.Sequential([keras.Input((3, 2), batch_size=1), keras.layers.SimpleRNN(2)]))
+
+    def change(model: Any) -> None:
+        (loop,) = operators(model, "WHILE")
+        loop.builtinOptions.bodySubgraphIndex = 9
+
+    with pytest.raises(ExportError, match=r"damaged: WHILE \d+ runs graph 9 of 3"):
+        inspect_file(changed(file, change))
 
 
 @pytest.mark.parametrize(

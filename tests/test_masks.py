@@ -8,6 +8,7 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -130,6 +131,33 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
             tpi.Masks.load(tmp_path / f"{name}.npz")
     with pytest.raises(FileNotFoundError):
         tpi.Masks.load(tmp_path / "nowhere.npz")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"masks": [{"path": "a", "shape": [100_000, 1_000_000]}]},
+            r"uint8 \(1,\) for a mask of shape \(100000, 1000000\)",
+        ),
+        ({"masks": [{"path": "a", "shape": [-2, -2]}]}, "one unknown dimension"),
+        ({"masks": [{"path": "a", "shape": [2.0, 2]}]}, r"\['masks'\]\[0\]\['shape'\]\[0\] is no int"),
+        ({"masks": [{"shape": [2, 2]}]}, "has no 'path'"),
+        ({"masks": [{"path": "\ud800", "shape": [2, 2]}]}, "surrogates not allowed"),
+        ({"masks": []}, "at least one entry"),
+        ({"fingerprint": None}, r"\['fingerprint'\] is no str"),
+    ],
+)
+def test_headers_that_say_something_else_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    masks = tpi.Masks({"a": np.eye(2, dtype=bool)})
+    header = {"format": "tfprune_init masks", "version": 1, "fingerprint": masks.fingerprint}
+    entries = {"masks": [{"path": "a", "shape": [2, 2]}]}
+    bits = np.packbits(np.eye(2, dtype=bool))
+    np.savez(tmp_path / "good.npz", header=np.array(json.dumps({**header, **entries})), bits_0=bits)
+    assert tpi.Masks.load(tmp_path / "good.npz") == masks
+    np.savez(tmp_path / "bad.npz", header=np.array(json.dumps({**header, **entries, **change})), bits_0=bits)
+    with pytest.raises(MaskFileError, match=message):
+        tpi.Masks.load(tmp_path / "bad.npz")
 
 
 @pytest.mark.parametrize("change", [{"format": "a"}, {"format": "z"}, {"version": 0}, {"version": 99}])

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import keras
 
@@ -16,6 +16,7 @@ from tfprune_init import models
 from tfprune_init.checks import suggest
 from tfprune_init.errors import OptionError
 from tfprune_init.experiments.inputs import prepare_data
+from tfprune_init.records import check_record
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,29 +27,46 @@ PASSED_ON = ("methods", "sparsities", "seeds", "epochs", "out", "dense", "on_col
 """Keys that `tpi.compare` takes as they are."""
 
 _REQUIRED = ("model", "data", "methods", "sparsities", "out")
-_KEYS = (*PASSED_ON, "model", "data", "data_dir", "optimizer", "loss", "from_logits")
+
+
+class _Settings(TypedDict, total=False):
+    """The keys that mean something, with what each may be."""
+
+    model: str
+    data: str
+    data_dir: str
+    methods: list[str | dict[str, Any]]
+    sparsities: list[float]
+    seeds: int | list[int]
+    epochs: int
+    out: str
+    dense: bool
+    processes: int
+    optimizer: Any  # checked where it is made
+    loss: str
+    from_logits: bool
 
 
 def read_config(path: str) -> dict[str, Any]:
     """Read what a file asks for.
 
     Raises:
-        OptionError: If it is not TOML, misses a key, or has one that means nothing.
+        OptionError: If it is not TOML, misses a key, has one that means nothing, or a value of another type.
     """
     try:
         settings = tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise OptionError(f"{path} is not TOML: {error}.") from error
     except IsADirectoryError as error:
         raise OptionError(f"A TOML file is needed, and this is a folder. Received: {path!r}") from error
     for key in settings:
-        if key not in _KEYS:
-            raise OptionError(
-                f"{path} has a key that means nothing: {key!r}. {suggest(key, sorted(_KEYS), list_all=True)}"
-            )
+        if key not in _Settings.__annotations__:
+            known = sorted(_Settings.__annotations__)
+            raise OptionError(f"{path} has a key that means nothing: {key!r}. {suggest(key, known, list_all=True)}")
     missing = [key for key in _REQUIRED if key not in settings]
     if missing:
         raise OptionError(f"{path} does not say {', '.join(missing)}. See `tfprune compare -h`.")
+    check_record(settings, _Settings, path)
     return settings
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -16,12 +16,63 @@ from tfprune_cli.saved_models import MODEL_FILE
 from tfprune_init.backend.protocols import Model
 from tfprune_init.errors import OptionError
 from tfprune_init.experiments.storage import MASKS_FILE, PRUNED, REPORT_FILE, RUN_FILE, read_json, read_run_file
-from tfprune_init.files import atomic_folder, atomic_write, write_json
+from tfprune_init.files import atomic_folder, atomic_write, read_npz, write_json
+from tfprune_init.graph.variables import SkippedVariable
 from tfprune_init.masks import Masks
+from tfprune_init.methods.mask_search import PruningStep
+from tfprune_init.records import check_record
 
 UNTRAINED_FILE = "untrained.keras"
 INITIAL_FILE = "initial.npz"
 HISTORY_FILE = "history.json"
+
+
+class _Data(TypedDict):
+    name: str
+    data_dir: str | None
+    description: str
+
+
+class _About(TypedDict):
+    command: str
+    model: str
+    data: _Data | None
+
+
+class _Layer(TypedDict):
+    path: str
+    kept: int
+    size: int
+    density: float
+    dead_inputs: int
+    dead_outputs: int
+
+
+class _Report(TypedDict):
+    model: str
+    method: str
+    options: dict[str, Any]
+    requested_sparsity: float | None
+    sparsity: float
+    size: int
+    kept: int
+    fingerprint: str
+    layers: list[_Layer]
+    skipped: list[SkippedVariable]
+    steps: list[PruningStep]
+    empty: list[str]
+    connected: bool | None
+    seconds: float
+    versions: dict[str, str]
+
+
+class _Training(TypedDict):
+    data: _Data
+
+
+class _History(TypedDict):
+    trainings: list[_Training]
+    epochs: list[dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -44,13 +95,27 @@ class RunFolder:
     @property
     def report(self) -> dict[str, Any]:
         """What `PruningReport.to_dict` gave."""
-        return read_json(self.folder / REPORT_FILE)
+        return read_json(self.folder / REPORT_FILE, _Report)
 
     @property
     def history(self) -> dict[str, list[dict[str, Any]]]:
         """The settings of each training under "trainings", what each epoch measured under "epochs"."""
         path = self.folder / HISTORY_FILE
-        return read_json(path) if path.exists() else {"trainings": [], "epochs": []}
+        if not path.exists():
+            return {"trainings": [], "epochs": []}
+        history = read_json(path, _History)
+        if bool(history["trainings"]) != bool(history["epochs"]):
+            raise OptionError(f"{path} is damaged: it has epochs without a training, or a training without epochs.")
+        return history
+
+    @property
+    def initial(self) -> dict[str, np.ndarray]:
+        """The weights that the masked variables had before they were pruned, by path."""
+        path = self.folder / INITIAL_FILE
+        try:
+            return read_npz(path)
+        except ValueError as error:
+            raise OptionError(f"{path} is damaged: {error}.") from error
 
     def save_trained(self, model: Model, history: dict[str, list[dict[str, Any]]]) -> None:
         """Put a trained model in place of the one that is there; the untrained one is kept beside it."""
@@ -72,7 +137,7 @@ def open_run(folder: str | os.PathLike[str]) -> RunFolder:
     """Open the run in a folder.
 
     Raises:
-        OptionError: If there is none that `tfprune prune` wrote.
+        OptionError: If there is none that `tfprune prune` wrote, or it is damaged.
     """
     path = Path(folder).expanduser()
     if not is_run(path):
@@ -83,6 +148,7 @@ def open_run(folder: str | os.PathLike[str]) -> RunFolder:
             f"The run is one of `tfprune compare`, without a model to go on with: give a folder that `tfprune prune` "
             f"wrote. Received: {str(folder)!r}"
         )
+    check_record(about, _About, f"{path / RUN_FILE} is damaged")
     return RunFolder(path, about)
 
 

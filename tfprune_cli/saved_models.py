@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,9 @@ from tfprune_init.errors import ModelError, OptionError
 
 MODEL_FILE = "model.keras"
 """The model in the folder of a run."""
+
+_DAMAGE = (OSError, EOFError, RuntimeError, IndexError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error)
+"""What reading a damaged archive can raise, besides what Keras raises over a model that it does not know."""
 
 _NO_NEWS = "Skipping variable loading for optimizer"
 
@@ -43,7 +48,7 @@ def load_model(source: str | Path, *, purpose: str = "export", compiled: bool = 
         with _new_optimizers_expected():
             # The Keras that wrote it; each fails over files of the other.
             return _keras_of(path).models.load_model(path, compile=compiled, safe_mode=True)
-    except (ValueError, TypeError, KeyError, AttributeError, OSError, zipfile.BadZipFile) as error:
+    except (*_DAMAGE, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = str(error).strip()[:600]
         raise ModelError(
             f"{path} can't be loaded: {reason}. A model with layers, losses or code of your own is loaded in Python, "

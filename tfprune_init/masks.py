@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from tfprune_init.backend.protocols import Model
 from tfprune_init.errors import MaskFileError, MaskMismatchError
-from tfprune_init.files import atomic_write
+from tfprune_init.files import atomic_write, read_npz
 from tfprune_init.graph.variables import ModelVariable, find_prunable_variables, list_variables
+from tfprune_init.records import check_record
 
 _FORMAT = "tfprune_init masks"
 _VERSION = 1
 
-# What reading a damaged zip archive, array or header can raise.
-_DAMAGE = (
-    *(OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error, struct.error),
-)
+
+class _Format(TypedDict):
+    format: str
+    version: int
+
+
+class _Entry(TypedDict):
+    path: str
+    shape: list[int]
+
+
+class _Collapse(TypedDict, total=False):  # files of earlier versions do not have it
+    collapse: str | None
+
+
+class _Header(_Format, _Collapse):
+    fingerprint: str
+    masks: list[_Entry]
 
 
 class Masks(Mapping[str, np.ndarray]):
@@ -239,39 +251,37 @@ class Masks(Mapping[str, np.ndarray]):
             MaskFileError: If the file is truncated, damaged, or no mask file.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                header = json.loads(str(file["header"]))
-                if header.get("format") != _FORMAT or header.get("version") != _VERSION:
-                    raise MaskFileError(
-                        f"{os.fspath(path)!r} is not a mask file this version reads. "
-                        f"Received: format {header.get('format')!r}, version {header.get('version')!r}."
-                    )
-                collapse = header.get("collapse")  # files of earlier versions do not say
-                if not isinstance(collapse, (str, type(None))):
-                    raise ValueError(f"collapse is {collapse!r}")
-                masks = cls(
-                    {
-                        entry["path"]: np.unpackbits(
-                            file[f"bits_{i}"], count=int(np.prod(entry["shape"], dtype=np.int64))
-                        )
-                        .astype(bool)
-                        .reshape(entry["shape"])
-                        for i, entry in enumerate(header["masks"])
-                    },
-                    collapse,
+            arrays = read_npz(path)
+            header = json.loads(str(arrays["header"]))
+            check_record(header, _Format, "its header")
+            if header["format"] != _FORMAT or header["version"] != _VERSION:
+                raise MaskFileError(
+                    f"{os.fspath(path)!r} is not a mask file this version reads. "
+                    f"Received: format {header['format']!r}, version {header['version']!r}."
                 )
-        except FileNotFoundError:
+            check_record(header, _Header, "its header")
+            entries = enumerate(header["masks"])
+            found = {entry["path"]: _unpack(arrays[f"bits_{i}"], entry["shape"]) for i, entry in entries}
+            masks = cls(found, header.get("collapse"))
+            fingerprint = masks.fingerprint
+        except MaskFileError:
             raise
-        except _DAMAGE as error:
-            if isinstance(error, MaskFileError):
-                raise
+        except (ValueError, KeyError, RecursionError) as error:
             raise MaskFileError(
                 f"{os.fspath(path)!r} is truncated, damaged, or was not written by Masks.save. "
                 f"Received: {type(error).__name__}: {error}."
             ) from error
-        if masks.fingerprint != header["fingerprint"]:
+        if fingerprint != header["fingerprint"]:
             raise MaskFileError(f"{os.fspath(path)!r} is damaged: its masks do not match its fingerprint.")
         return masks
+
+
+def _unpack(bits: np.ndarray, shape: list[int]) -> np.ndarray:
+    """Unpack the bits of a mask, eight a byte."""
+    size = math.prod(shape)
+    if bits.dtype != np.uint8 or bits.shape != (-(-size // 8),):
+        raise ValueError(f"{bits.dtype} {bits.shape} for a mask of shape {tuple(shape)}")
+    return np.unpackbits(bits, count=size).astype(bool).reshape(shape)
 
 
 def _boolean(path: str, mask: npt.ArrayLike) -> np.ndarray:

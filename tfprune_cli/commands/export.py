@@ -18,6 +18,8 @@ _EXAMPLES = """examples:
       float32; verified on synthetic inputs
   tfprune export runs/force_95 -o model.tflite --data digits --int8
       the model of a run, in integers calibrated on digits
+  tfprune export runs/force_95 -o model.tflite --data digits --int8 --io uint8
+      the same for a device whose camera gives, and code takes, integers
   tfprune export model.keras -o m.tflite --quantize float16 --sparse no --json
       every zero stored; the report as JSON
 """
@@ -38,10 +40,16 @@ _SPARSE: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
 @click.option("-o", "--output", required=True, metavar="FILE", type=click.Path(), help="the TFLite file to write")
 @click.option(
     "--quantize",
-    type=click.Choice(("float16", "dynamic", "int8")),
-    help="how to store the weights (default: float32); int8 needs --data",
+    type=click.Choice(("float16", "dynamic", "int8", "int16x8")),
+    help="how to store the weights (default: float32); int8 and int16x8 need --data",
 )
 @click.option("--int8", is_flag=True, help="the same as --quantize int8")
+@click.option(
+    "--io",
+    type=click.Choice(("float32", "int8", "uint8", "int16")),
+    default="float32",
+    help="type of inputs and outputs: int8 or uint8 with int8, int16 with int16x8 (default: float32)",
+)
 @click.option(
     "--sparse",
     type=click.Choice(tuple(_SPARSE)),
@@ -68,6 +76,7 @@ def run(
     output: str,
     quantize: str | None,
     int8: bool,
+    io: str,
     sparse: str,
     data: str | None,
     data_dir: str | None,
@@ -84,11 +93,12 @@ def run(
     from tfprune_cli.saved_models import load_model
     from tfprune_init.errors import OptionError
     from tfprune_init.export import export_tflite
+    from tfprune_init.export.conversion import IO
 
     quantize = "int8" if int8 else quantize
-    if quantize == "int8" and data is None:
+    if quantize in IO and data is None:
         raise OptionError(
-            "int8 measures the range of every activation on typical inputs: say which with --data, such as "
+            f"{quantize} measures the range of every activation on typical inputs: say which with --data, such as "
             "--data digits or --data tfds:mnist."
         )
     check_data_options(data, data_dir)
@@ -99,8 +109,9 @@ def run(
             model,
             output,
             quantize=quantize,
+            io=io,
             sparse=_SPARSE[sparse],
-            representative_data=loaded.train if loaded is not None and quantize == "int8" else None,
+            representative_data=loaded.train if loaded is not None and quantize in IO else None,
             verify=None if loaded is None else loaded.test,
             cut_string_inputs=cut_string_inputs,
             target=target,

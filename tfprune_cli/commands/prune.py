@@ -28,7 +28,8 @@ _ABOUT = """Prune a saved Keras model before it is trained, and write a run: a f
   initial.npz   the weights that the masked variables had, by path
   report.json   what is left of each layer, and how it was found
   run.json      the command, the data and the versions
-The folder appears when all of it is written."""
+The folder appears when all of it is written. What a killed run left beside it,
+a hidden folder .unfinished-..., is removed by the next."""
 
 _EXAMPLES = """examples:
   tfprune prune model.keras --data digits --sparsity 0.95 -o run

@@ -53,20 +53,15 @@ def run(source: str, output: str) -> None:
 
 
 def _build_page(run: RunFolder) -> HtmlReport:
-    import numpy as np
-
-    from tfprune_cli.run_folder import INITIAL_FILE
     from tfprune_cli.saved_models import load_model
     from tfprune_init.reports import pruning_page
 
     data = run.about.get("data")
-    with np.load(run.folder / INITIAL_FILE) as stored:
-        initial = dict(stored)
     return pruning_page(
         run.report,
         run.masks,
         model=load_model(run.folder, purpose="report"),
-        initial=initial,
+        initial=run.initial,
         epochs=run.history["epochs"],
         data=data and data["description"],
     )

@@ -82,12 +82,14 @@ def _show_comparison(folder: Path, as_json: bool) -> None:
 def _read_run(folder: Path) -> tuple[Masks | None, dict[str, Any]]:
     """Return the masks of a run, if it found any, and what is known of it, in types that JSON knows."""
     from tfprune_cli.run_folder import is_run, open_run
+    from tfprune_init.experiments import Run
     from tfprune_init.experiments.storage import COMPARED, MASKS_FILE, read_run_file
     from tfprune_init.masks import Masks
 
     values = read_run_file(folder) if is_run(folder) else {}
     if values.get("kind") == COMPARED:
         masks = Masks.load(folder / MASKS_FILE) if (folder / MASKS_FILE).is_file() else None
+        Run.from_dict(values, f"{folder} is damaged")
         return masks, _describe_compared_run(values)
     run = open_run(folder)
     report, history = run.report, run.history

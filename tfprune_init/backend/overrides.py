@@ -90,6 +90,7 @@ def _in_attributes(target: Placed, tensor: tf.Tensor) -> dict[str, tf.Tensor]:
             f"Variable {target.path!r} is not an attribute of its layer {type(target.layer).__name__}, so this method "
             "cannot look at other values of it in tf_keras. Use another method, exclude=[...], or Keras 3."
         )
+    tensor = tf.convert_to_tensor(tensor)  # a cast to the dtype that a variable has gives the variable itself
     if target.tensor is not target.variable and tensor.dtype != tf.float64:
         tensor = tf.cast(tensor, target.layer.compute_dtype)  # what tf_keras does on reading under mixed precision
     return dict.fromkeys(names, _make_assignable(tensor, target.layer, names))

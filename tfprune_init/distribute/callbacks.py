@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tfprune_init.backend.callbacks import get_history, list_remembered, set_history
-from tfprune_init.errors import OptionError
+from tfprune_init.errors import CheckpointError, OptionError
 
 _INSTEAD = {
     "BackupAndRestore": "checkpoint=",
@@ -67,16 +67,23 @@ class Callbacks:
 
         Raises:
             OptionError: If they are not the callbacks that remembered it.
+            CheckpointError: If something is missing in what they remembered.
         """
         set_history(self._served, history)
         remembering = [one for one in self._all if list_remembered(one)]
-        saved, own = [state[_CLASS] for state in memory], [type(one).__name__ for one in remembering]
+        saved, own = [state.get(_CLASS) for state in memory], [type(one).__name__ for one in remembering]
         if saved != own:
             raise OptionError(
                 "A training goes on with the callbacks it began with, in their order. Received, of those that remember "
                 f"something: {own}; the checkpoint was written with {saved}."
             )
         for callback, state in zip(remembering, memory, strict=True):
+            missing = [name for name in list_remembered(callback) if name not in state]
+            if missing:
+                raise CheckpointError(
+                    f"The checkpoint is damaged: it has no {', '.join(missing)} of {type(callback).__name__}. "
+                    "Remove it to start anew, or give another folder."
+                )
             for name in list_remembered(callback):
                 setattr(callback, name, state[name])
 

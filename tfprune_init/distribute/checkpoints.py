@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from tfprune_init.backend import compat
 from tfprune_init.distribute.optimizer import get_optimizer_variables
 from tfprune_init.errors import CheckpointError
-from tfprune_init.files import atomic_write
+from tfprune_init.files import atomic_write, read_npz
 from tfprune_init.graph.variables import list_variables
 from tfprune_init.masking.attachment import attach, get_attached_masks
 from tfprune_init.masks import Masks
+from tfprune_init.records import check_record
 
 _FILE = "training.npz"
 _FORMAT = "tfprune_init training 1"
 _ARRAY = "array"
+
+
+class _Progress(TypedDict):
+    epoch: int
+    step: int
+    stopped: bool
+    callbacks: list[dict[str, Any]]
+    history: dict[str, list[Any]]
+
+
+class _Header(TypedDict):
+    format: str
+    variables: list[list[Any]]
+    masks: list[str]
+    progress: _Progress
 
 
 class Checkpoint:
@@ -45,7 +60,8 @@ class Checkpoint:
         """Write the state atomically: after a crash the file is the new one or the old one.
 
         Args:
-            progress: Other values to keep: nested dicts and lists of JSON values and NumPy arrays.
+            progress: Epoch, step, whether it stopped, memory of the callbacks, and history: nested dicts and lists of
+                JSON values and NumPy arrays.
         """
         if not self._writes:
             _values(self._model.metrics_variables)
@@ -75,19 +91,20 @@ class Checkpoint:
         if not self._path.exists():
             return None
         try:
-            with np.load(self._path, allow_pickle=False) as file:
-                header = json.loads(str(file["header"]))
-                if header.get("format") != _FORMAT:
-                    raise ValueError(f"format {header.get('format')!r}")
-                self._arrays = dict(file)
-        except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            self._arrays = read_npz(self._path)
+            header = json.loads(str(self._arrays["header"]))
+            check_record(header, _Header, "its header")
+            if header["format"] != _FORMAT:
+                raise ValueError(f"format {header['format']!r}")
+            self._masks = {path: self._arrays[f"mask_{i}"] for i, path in enumerate(header["masks"])}
+            progress = _with_arrays(header["progress"], self._arrays)
+        except (ValueError, KeyError, RecursionError) as error:
             raise CheckpointError(
                 f"{str(self._path)!r} is damaged, or no checkpoint that this version reads. Received: "
                 f"{type(error).__name__}: {error}. Remove it to start anew, or give another folder."
             ) from error
-        self._masks = {path: self._arrays[f"mask_{i}"] for i, path in enumerate(header["masks"])}
         self._check(header["variables"])
-        return _with_arrays(header["progress"], self._arrays)
+        return progress
 
     def restore(self) -> None:
         """Put what was read into the model. All workers must call it, as with `save`."""
@@ -108,6 +125,15 @@ class Checkpoint:
                 f"{len(differing)} differ, first {differing[0][0]} and {differing[0][1]}. Build and compile the model "
                 "as before, remove the file to start anew, or give another folder."
             )
+        for i, variable in enumerate(self._variables()):
+            stored = self._arrays.get(f"variable_{i}", np.zeros(0, bool))
+            dtype = np.dtype(compat.get_tf_variable(variable).dtype.as_numpy_dtype)
+            alike = stored.dtype == dtype or (stored.dtype.kind == "V" and stored.dtype.itemsize == dtype.itemsize)
+            if not alike or stored.shape != tuple(variable.shape):
+                raise CheckpointError(
+                    f"{str(self._path)!r} is damaged: variable {i} must be {dtype} {tuple(variable.shape)}. Received: "
+                    f"{stored.dtype} {stored.shape}. Remove the file to start anew, or give another folder."
+                )
         if get_attached_masks(self._model) is not None and not self._masks:
             raise CheckpointError(
                 f"{str(self._path)!r} is of a training without masks, and model {self._model.name!r} carries masks. "

@@ -21,9 +21,12 @@ from tfprune_init.experiments.progress import Progress
 from tfprune_init.experiments.results import Results, Run
 from tfprune_init.experiments.run_config import DENSE, MethodSpec, RunConfig, parse_methods
 from tfprune_init.experiments.runner import ExperimentContext, run_one
-from tfprune_init.experiments.storage import load_run, prepare_folder
+from tfprune_init.experiments.storage import RUNS, load_run, prepare_folder
 from tfprune_init.progress import is_progress_shown
 from tfprune_init.version import __version__
+
+_MOST_SEEDS = 100_000
+"""More seeds than anybody runs: a slip, which would take all memory."""
 
 
 def compare(
@@ -111,8 +114,11 @@ def compare(
     rows: dict[str, Run] = {}
     for config in configs:
         values = load_run(context.out, config.id)
-        if values is not None and values["status"] != "failed":
-            rows[config.id] = replace(Run.from_dict(values), label=config.spec.label)
+        if values is None:
+            continue
+        row = Run.from_dict(values, f"{context.out / RUNS / config.id} is damaged; remove it to run it again")
+        if row.status != "failed":
+            rows[config.id] = replace(row, label=config.spec.label)
     waiting = [config for config in configs if config.id not in rows]
     with Progress(len(configs), len(rows), visible) as progress:
         for row in _run_all(context, waiting, data, processes, progress):
@@ -198,6 +204,8 @@ def _check_sparsities(sparsities: Iterable[float]) -> list[float]:
 
 def _check_seeds(seeds: int | Iterable[int]) -> list[int]:
     if isinstance(seeds, int) and not isinstance(seeds, bool):
+        if seeds > _MOST_SEEDS:
+            raise OptionError(f"seeds may be {_MOST_SEEDS:,} at most. Received: seeds={seeds!r}.")
         return list(range(check_integer("seeds", seeds, 1)))
     chosen = [] if isinstance(seeds, bool) else list(seeds)
     whole = all(isinstance(seed, (int, np.integer)) and 0 <= seed < 2**32 for seed in chosen)

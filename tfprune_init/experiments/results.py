@@ -10,16 +10,17 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, Any, overload
+from typing import IO, Any, TypedDict, overload
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from tfprune_init.errors import OptionError
-from tfprune_init.experiments.storage import MASKS_FILE, RESULTS, RUNS
+from tfprune_init.experiments.storage import MASKS_FILE, RESULTS, RUNS, parse_json
 from tfprune_init.files import atomic_write
 from tfprune_init.masks import Masks
+from tfprune_init.records import check_record
 
 _COLUMNS = (
     *("id", "label", "method", "options", "sparsity", "seed", "status", "accuracy", "loss", "guess", "destroyed"),
@@ -79,9 +80,40 @@ class Run:
     train_seconds: float
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Run:
-        """Make a run from the output of `dataclasses.asdict`."""
+    def from_dict(cls, values: dict[str, Any], place: str = "the run") -> Run:
+        """Make a run from the output of `dataclasses.asdict`.
+
+        Args:
+            values: What `asdict` gave, perhaps read from a file.
+            place: Where it is from, to begin messages with.
+
+        Raises:
+            OptionError: If a field is missing, has another type or is no share, or a trained run has not reached
+                anything.
+        """
+        check_record(values, cls, place)
+        check_record(values["steps"], list[_Step], f"{place}, steps")
+        check_record(values["layers"], list[_Layer], f"{place}, layers")
+        for name in ("sparsity", "accuracy", "guess"):
+            share = values[name]
+            if share is not None and (not 0 <= share <= 1 or (name == "sparsity" and share == 1)):
+                raise OptionError(f"{place}: {name} is no share. Received: {share!r}")
+        if values["status"] == "trained" and (values["accuracy"] is None or not values["history"]):
+            raise OptionError(f"{place}: it is trained, and has no accuracy or no history.")
         return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+
+class _Step(TypedDict):
+    number: int
+    density: float
+    kept: int
+    objective: float | None
+
+
+class _Layer(TypedDict):
+    path: str
+    size: int
+    kept: int
 
 
 @dataclass(frozen=True)
@@ -136,13 +168,17 @@ class Results(Sequence[Run]):
         """Read the results of the last comparison in a folder, finished or not.
 
         Raises:
-            OptionError: If no comparison wrote to that folder.
+            OptionError: If no comparison wrote to that folder, or its file is damaged.
         """
         path = Path(out) / RESULTS
         if not path.is_file():
             raise OptionError(f"No comparison is in this folder: it has no {RESULTS}. Received: {os.fspath(out)!r}.")
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return cls([Run.from_dict(json.loads(line)) for line in lines], out)
+        runs = []
+        for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+            if line.strip():
+                place = f"{path} is damaged: line {number}"
+                runs.append(Run.from_dict(parse_json(line, dict, place), place))
+        return cls(runs, out)
 
     @overload
     def __getitem__(self, index: int) -> Run: ...

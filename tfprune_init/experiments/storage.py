@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from tfprune_init.errors import OptionError
 from tfprune_init.files import atomic_folder, remove_unfinished, write_json
+from tfprune_init.records import check_record
 
 RESULTS = "results.jsonl"
 RUNS = "runs"
@@ -25,6 +26,10 @@ PRUNED = "prune"
 
 _FORMAT = "tfprune_init run"
 _VERSION = 1
+
+
+class _Kind(TypedDict, total=False):
+    kind: str
 
 
 def prepare_folder(out: Path) -> None:
@@ -63,6 +68,7 @@ def read_run_file(folder: Path) -> dict[str, Any]:
     """
     path = folder / RUN_FILE
     values = read_json(path)
+    check_record(values, _Kind, f"{path} is damaged")
     if "format" not in values and {"id", "label", "status"} <= values.keys():
         return {"kind": COMPARED, **values}
     if values.get("format") != _FORMAT or values.get("version") != _VERSION:
@@ -73,16 +79,33 @@ def read_run_file(folder: Path) -> dict[str, Any]:
     return {"kind": PRUNED, **values}
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, expected: Any = dict) -> dict[str, Any]:
     """Return the object that a file of JSON holds.
+
+    Args:
+        path: The file.
+        expected: What it must have, see `check_record`.
 
     Raises:
         OptionError: If the file is damaged.
     """
+    return parse_json(path.read_bytes(), expected, f"{path} is damaged")
+
+
+def parse_json(text: bytes, expected: Any, place: str) -> Any:
+    """Return what a text of JSON says.
+
+    Args:
+        text: The text, in UTF-8.
+        expected: What it must have, see `check_record`.
+        place: Where it is from, to begin messages with.
+
+    Raises:
+        OptionError: If it is no JSON, or says something else.
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path} is damaged: {error}.") from error
-    if not isinstance(value, dict):
-        raise OptionError(f"{path} is damaged: it holds no object.")
+        value = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f"{place}: {error}.") from error
+    check_record(value, expected, place)
     return value

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _interpret_script import find_interpreters, get_details, list_batch_sizes
+from _interpret_script import find_interpreters, get_details, list_batch_sizes, to_stored
 
 SECONDS = 0.8
 """Seconds after which no more rounds are started, once the minimum is reached: short runs need many for a median."""
@@ -33,7 +33,8 @@ def load_interpreter(interpreter_class: Any, path: Path, inputs: dict[str, np.nd
         interpreter.resize_tensor_input(taken[name]["index"], (size, *array.shape[1:]))
     interpreter.allocate_tensors()
     for name, array in inputs.items():
-        interpreter.set_tensor(taken[name]["index"], np.resize(array, (size, *array.shape[1:])))
+        examples = np.resize(array, (size, *array.shape[1:]))
+        interpreter.set_tensor(taken[name]["index"], to_stored(examples, taken[name]))
     interpreter.invoke()
     return interpreter
 

@@ -1,7 +1,8 @@
 """Convert a SavedModel to TFLite; a script, because the converter and its calibration may crash their process.
 
 `python _convert_script.py folder` reads from the folder `saved_model` and `request.json`: in which ways to quantize,
-the names of the arrays in `calibration.npz`, which is there for full integers only, and the examples a run takes.
+the types of inputs and outputs of each integer way, the names of the arrays in `calibration.npz`, which is there for
+these only, and the examples a run takes.
 It writes a file for each way, such as `float32.tflite` and `int8.tflite`, in the order asked for; in case of failure
 the converter's message in `error`, and nothing more.
 
@@ -18,6 +19,12 @@ from typing import Any
 
 import numpy as np
 
+INTEGER_KERNELS = {
+    "int8": "TFLITE_BUILTINS_INT8",
+    "int16x8": "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8",
+}
+"""Names of the sets of kernels that compute in integers throughout."""
+
 
 def make_converter(folder: Path, quantize: str, request: dict[str, Any]) -> Any:
     """Make a converter of the SavedModel in `folder`, set up for one kind of quantization."""
@@ -28,10 +35,11 @@ def make_converter(folder: Path, quantize: str, request: dict[str, Any]) -> Any:
         made.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantize == "float16":
         made.target_spec.supported_types = [tf.float16]
-    if quantize == "int8":
+    if quantize in request["io"]:
         made.representative_dataset = lambda: read_examples(folder, request["names"], request["batch"])
-        # Integer kernels only, or an error; float inputs and outputs keep the file a drop-in replacement.
-        made.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        # Integer kernels only, or an error.
+        made.target_spec.supported_ops = [getattr(tf.lite.OpsSet, INTEGER_KERNELS[quantize])]
+        made.inference_input_type = made.inference_output_type = tf.as_dtype(request["io"][quantize])
     return made
 
 

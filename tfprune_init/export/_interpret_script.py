@@ -2,8 +2,8 @@
 
 `python _interpret_script.py folder` reads from the folder `model.tflite`, `inputs.npz` and `inputs.json`, the
 names of the arrays in the file's signature. It writes `runs.json`, a list of runs, each with its outputs in
-an npz file of its own, and keeps in `stage` what it is doing, for the message if that is the last it does;
-what an interpreter says when it fails goes to `error`.
+an npz file of its own; integers that stand for floats in the file are converted, there and back. It keeps in `stage`
+what it is doing, for the message if that is the last it does; what an interpreter says when it fails goes to `error`.
 
 It imports nothing of the package, which would cost the parent's imports once more.
 """
@@ -48,11 +48,33 @@ def run(interpreter: Any, inputs: dict[str, np.ndarray], size: int) -> dict[str,
     for start in range(0, total, size):
         rows = np.minimum(np.arange(start, start + size), total - 1)  # the last example fills up the last run
         for name, array in inputs.items():
-            interpreter.set_tensor(taken[name]["index"], array[rows])
+            interpreter.set_tensor(taken[name]["index"], to_stored(array[rows], taken[name]))
         interpreter.invoke()
         for name, detail in given.items():
-            pieces[name].append(interpreter.get_tensor(detail["index"])[: total - start])
+            pieces[name].append(to_real(interpreter.get_tensor(detail["index"])[: total - start], detail))
     return {name: np.concatenate(arrays) for name, arrays in pieces.items()}
+
+
+def to_stored(values: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
+    """Convert floats to the integers that an input takes, by its own scale and zero point; those outside are cut off.
+
+    Values for inputs without a scale stay as they are.
+    """
+    scale, zero_point = detail["quantization"]
+    if not scale:
+        return values
+    limits = np.iinfo(detail["dtype"])
+    steps = np.rint(values.astype(np.float64) / scale) + zero_point
+    return np.clip(steps, limits.min, limits.max).astype(detail["dtype"])
+
+
+def to_real(values: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
+    """Convert the integers of an output to what they stand for, by its own scale and zero point.
+
+    Values of outputs without a scale stay as they are.
+    """
+    scale, zero_point = detail["quantization"]
+    return ((values.astype(np.float64) - zero_point) * scale).astype(np.float32) if scale else values
 
 
 def get_details(interpreter: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -15,8 +15,11 @@ from tfprune_init.export.flatbuffer import make_zeros_positive
 from tfprune_init.export.inference import InferenceFunction
 from tfprune_init.export.subprocess_runner import Runner, run_script
 
-QUANTIZE = ("float16", "dynamic", "int8")
+QUANTIZE = ("float16", "dynamic", "int8", "int16x8")
 """Values of `quantize` besides None, which is float32."""
+
+IO = {"int8": ("float32", "int8", "uint8"), "int16x8": ("float32", "int16")}
+"""Values of `io`, by the values of `quantize` that compute in integers; with all others it is "float32"."""
 
 TIMEOUT_SECONDS = 1800
 """Time limit of the converter; calibration of a large model takes minutes."""
@@ -43,6 +46,7 @@ def convert(
     calibration: list[np.ndarray] | None,
     extra: str | None = None,
     run: Runner = run_script,
+    io: str = "float32",
 ) -> Converted:
     """Convert the forward pass, with an open batch dimension where model and converter support it.
 
@@ -52,21 +56,23 @@ def convert(
     Args:
         forward: The function to convert.
         quantize: The ways to quantize: None or one of `QUANTIZE` each.
-        calibration: For "int8": one array an input, [examples, ...], from which ranges are measured.
-        extra: One more way, which may fail.
+        calibration: For ways that compute in integers: one array an input, [examples, ...], from which ranges are
+            measured.
+        extra: One more way, which may fail; its inputs and outputs are float32.
         run: Function that runs the converter's script.
+        io: Type of float inputs and outputs in the files that compute in integers.
 
     Raises:
         ExportError: If the converter refuses the model, or crashes over it.
     """
     fixed = forward.signature.batch
     try:
-        return _convert(forward, quantize, calibration, extra, fixed, run)
+        return _convert(forward, quantize, calibration, extra, fixed, run, io)
     except ExportError as error:
         refused = error
     if fixed is None:
         try:
-            return _convert(forward, quantize, calibration, extra, 1, run)
+            return _convert(forward, quantize, calibration, extra, 1, run, io)
         except ExportError as error:
             refused = error
     ways = " and ".join(_name(way) for way in quantize)
@@ -83,13 +89,15 @@ def _convert(
     extra: str | None,
     batch: int | None,
     run: Runner,
+    io: str,
 ) -> Converted:
     ways = [*quantize, *([extra] if extra else [])]
     names = [spec.name for spec in forward.signature.inputs]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _save(forward, folder / "saved_model", batch)
-        request = {"quantize": [_name(way) for way in ways], "names": names, "batch": batch}
+        ends = {way: io if way in quantize else "float32" for way in ways if way in IO}
+        request = {"quantize": [_name(way) for way in ways], "io": ends, "names": names, "batch": batch}
         (folder / "request.json").write_text(json.dumps(request))
         if calibration is not None:
             np.savez(folder / "calibration.npz", *calibration)

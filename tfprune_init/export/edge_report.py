@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from tfprune_init.export.inspection import TensorFacts
+from tfprune_init.export.inspection import Port, TensorFacts
 from tfprune_init.export.latency import Footprint, Latency
 from tfprune_init.export.xnnpack import XnnpackAdvice
 from tfprune_init.files import write_json
@@ -44,7 +44,10 @@ class EdgeReport:
 
     Attributes:
         path: Path of the file.
-        quantize: None (float32), "float16", "dynamic" or "int8".
+        quantize: None (float32), "float16", "dynamic", "int8" or "int16x8".
+        io: Type of the inputs and outputs that are floats in the model: "float32", "int8", "uint8" or "int16".
+        inputs: What the file takes: names, shapes, types; for integers also scale and zero point.
+        outputs: What it gives.
         sparse: Whether zeros are left out of the file.
         fallback: Reason why `sparse="auto"` stored the zeros; None otherwise.
         target: "cpu" or "arm".
@@ -75,6 +78,9 @@ class EdgeReport:
 
     path: str
     quantize: str | None
+    io: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
     sparse: bool
     fallback: str | None
     target: str
@@ -111,7 +117,8 @@ class EdgeReport:
     def title(self) -> str:
         """File, precision and encoding in one line."""
         stored = "zeros left out" if self.sparse else "zeros stored"
-        return f"{Path(self.path).name}: {self.quantize or 'float32'}, {self.sparsity:.1%} zeros, {stored}"
+        ends = "" if self.io == "float32" else f", {self.io} in and out"
+        return f"{Path(self.path).name}: {self.quantize or 'float32'}{ends}, {self.sparsity:.1%} zeros, {stored}"
 
     def files(self) -> Iterator[tuple[str, EdgeFile]]:
         """Yield the compared files with their names."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from tfprune_init.export.inspection_tables import format_scale
+
 if TYPE_CHECKING:
     from tfprune_init.export.edge_report import EdgeFile, EdgeReport
 
@@ -104,5 +106,8 @@ def _build_verification(report: EdgeReport) -> Table:
         table.add_row("same largest class", f"{report.top1_agreement:.1%}")
     table.add_row("interpreters", ", ".join(f"{name} {version}" for name, version in report.interpreters.items()))
     table.add_row("batch", "any" if report.batch is None else str(report.batch))
+    if report.io != "float32":
+        for side, ports in (("inputs", report.inputs), ("outputs", report.outputs)):
+            table.add_row(side, "\n".join(f"{port.name} {port.dtype}{format_scale(port)}" for port in ports))
     table.add_row("seconds", f"{report.seconds:.1f}")
     return table

@@ -14,7 +14,7 @@ from tfprune_init.errors import ExportError, OptionError
 from tfprune_init.export.flatbuffer import compute_gzip_size
 from tfprune_init.export.kernels import KERNELS, WeightUse, find_kernel, find_uses
 from tfprune_init.export.sparse_reader import count_index_bytes, count_zeros, name_encoding
-from tfprune_init.export.tflite_graph import Graph, Tensor, read_graph
+from tfprune_init.export.tflite_graph import Graph, Tensor, read_graph, refuse_damage
 from tfprune_init.export.xnnpack import XnnpackAdvice, advise, xnnpack_advice
 from tfprune_init.files import write_json
 
@@ -78,11 +78,15 @@ class Port:
         name: Its name in the signature.
         shape: Its shape, None where it is open.
         dtype: Its type in the schema, in lower case.
+        scale: Of integers that stand for real numbers: a stored value q stands for (q - zero_point) * scale; else None.
+        zero_point: The stored value that stands for 0.0; None where there is no scale.
     """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: str
+    scale: float | None
+    zero_point: int | None
 
 
 @dataclass(frozen=True)
@@ -230,7 +234,11 @@ def inspect_file(file: bytes) -> Inspection:
 
 
 def _inspection(file: bytes, path: str | None) -> Inspection:
-    graph = read_graph(file)
+    with refuse_damage(file):
+        return _summarize(read_graph(file), file, path)
+
+
+def _summarize(graph: Graph, file: bytes, path: str | None) -> Inspection:
     advice = advise(graph)
     tensors = [tensor for subgraph in graph.subgraphs for tensor in subgraph.tensors]
     weights = _drop_shared_buffers(tensor for tensor in tensors if tensor.is_weight and not tensor.external)
@@ -304,4 +312,13 @@ def _read_signatures(graph: Graph) -> tuple[FileSignature, ...]:
 
 
 def _make_ports(tensors: dict[str, Tensor]) -> tuple[Port, ...]:
-    return tuple(Port(name, tensor.open_shape, tensor.dtype.lower()) for name, tensor in tensors.items())
+    return tuple(
+        Port(name, tensor.open_shape, tensor.dtype.lower(), *_read_scale(tensor)) for name, tensor in tensors.items()
+    )
+
+
+def _read_scale(tensor: Tensor) -> tuple[float | None, int | None]:
+    """Read scale and zero point of a whole tensor."""
+    if tensor.scales.size != 1 or tensor.zero_points.size != 1:
+        return None, None
+    return float(tensor.scales[0]), int(tensor.zero_points[0])

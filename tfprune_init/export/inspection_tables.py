@@ -112,4 +112,10 @@ def _list_facts(inspection: Inspection) -> list[tuple[str, str]]:
 
 
 def _format_port(port: Port) -> str:
-    return f"{port.name} {port.dtype} [{', '.join('?' if size is None else str(size) for size in port.shape)}]"
+    sizes = ", ".join("?" if size is None else str(size) for size in port.shape)
+    return f"{port.name} {port.dtype} [{sizes}]{format_scale(port)}"
+
+
+def format_scale(port: Port) -> str:
+    """Format what the integers of an input or output stand for; nothing where they stand for themselves."""
+    return "" if port.scale is None else f" = (q - {port.zero_point}) * {port.scale:.9g}".replace("- -", "+ ")

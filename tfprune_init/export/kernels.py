@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tfprune_init.errors import ExportError
 from tfprune_init.export.sparse_reader import get_block, name_encoding, read_levels
 from tfprune_init.export.tflite_graph import Graph, Operator, Subgraph, Tensor
 
@@ -65,6 +66,9 @@ def find_uses(graph: Graph, subgraph: Subgraph, tensor: int) -> list[WeightUse]:
         graph: The whole file.
         subgraph: Subgraph of the tensor.
         tensor: Its index there.
+
+    Raises:
+        ExportError: If an operator runs a graph that is not in the file.
     """
     return list(_follow(graph, subgraph, tensor, (), set()))
 
@@ -76,7 +80,7 @@ def _follow(
         return
     seen.add((subgraph.index, tensor))
     for operator, position in subgraph.consumers.get(tensor, ()):
-        inner = [graph.subgraphs[operator.options[name]] for name in _BRANCHES if name in operator.options]
+        inner = [_get_branch(graph, operator, name) for name in _BRANCHES if name in operator.options]
         # The first input of IF is the condition, which the branches don't get.
         place = position - 1 if operator.name == "IF" else position
         if operator.name in _UNPACKING and operator.outputs:
@@ -87,6 +91,16 @@ def _follow(
                     yield from _follow(graph, branch, branch.inputs[place], through, seen)
         else:
             yield WeightUse(subgraph, operator, through)
+
+
+def _get_branch(graph: Graph, operator: Operator, name: str) -> Subgraph:
+    index = operator.option(name)
+    if not 0 <= index < len(graph.subgraphs):
+        raise ExportError(
+            f"The TFLite file is damaged: {operator.name} {operator.index} runs graph {index} of "
+            f"{len(graph.subgraphs)}."
+        )
+    return graph.subgraphs[index]
 
 
 def find_kernel(tensor: Tensor, use: WeightUse | None, sparse_on_arm: bool) -> tuple[str, str]:
@@ -138,7 +152,7 @@ def _find_unpacked_kernel(tensor: Tensor, use: WeightUse) -> tuple[str, str]:
     if tensor.dtype == "INT8" and "DEQUANTIZE" not in use.through:
         if use.output == "FLOAT32" and name in _QUANTIZES_INPUTS:
             return BROKEN, f"XNNPACK refuses {name} with unpacked int8 weights and float inputs: it doesn't load"
-        if name == "FULLY_CONNECTED":
+        if name == "FULLY_CONNECTED" and use.output == "INT8":
             return DENSIFY, "unpacked when loaded, then dense int8; LiteRT 2.3.0 refuses to load it"
     if "DEQUANTIZE" in use.through:
         return DENSIFY, f"unpacked and made float32 when loaded; {name} then runs dense"

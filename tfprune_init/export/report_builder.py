@@ -28,6 +28,7 @@ def build_edge_report(
     inputs: dict[str, np.ndarray],
     *,
     quantize: str | None,
+    io: str,
     target: str,
     calibrated_on: str,
     synthetic: bool,
@@ -42,6 +43,7 @@ def build_edge_report(
         converted: Output of the converter.
         inputs: Inputs on which the file was compared, by signature name, [examples, ...].
         quantize: Type in which it stores its weights.
+        io: Type of its inputs and outputs.
         target: Device the file is for.
         calibrated_on: Source of the integer scales of the dense int8 file, in words.
         synthetic: Whether the inputs are synthetic.
@@ -57,6 +59,8 @@ def build_edge_report(
     files[OURS] = selected.file
     times, failed = _measure_times(files, inputs, run) if measure else (None, None)
     agreement, tolerance = selected.agreement, TOLERANCES[quantize]
+    inspection = inspect_file(selected.file)
+    (signature,) = inspection.signatures
     costs = {
         name: EdgeFile(
             raw_bytes=len(file),
@@ -80,13 +84,16 @@ def build_edge_report(
     return EdgeReport(
         path=str(path),
         quantize=quantize,
+        io=io,
+        inputs=signature.inputs,
+        outputs=signature.outputs,
         sparse=selected.sparse,
         fallback=selected.fallback,
         target=target,
         file=costs[OURS],
         dense_float32=costs[FLOAT32],
         dense_int8=costs.get(INT8),
-        tensors=_sort_by_execution(inspect_file(selected.file).tensors),
+        tensors=_sort_by_execution(inspection.tensors),
         advice=xnnpack_advice(selected.file) if target == "arm" else None,
         notes=tuple(notes),
         sparsity=measure_sparsity(converted.files[quantize]),

@@ -72,17 +72,22 @@ def count_zeros(tensor: Tensor) -> int:
     """Count the values of the dense view that mean 0.0.
 
     Raises:
-        ExportError: As for `to_dense`.
+        ExportError: If indices, zero points or bytes don't fit the shape.
     """
     values = read_stored_values(tensor)
-    if tensor.encoding is not None:
-        _compute_positions(tensor, values)
+    places = np.arange(values.size) if tensor.encoding is None else _compute_positions(tensor, values)
     if not tensor.zero_points.any():
         return tensor.size - int(np.count_nonzero(values))
-    shape = [1] * len(tensor.shape)
-    if tensor.zero_points.size > 1:
-        shape[tensor.quantized_dimension] = -1
-    return int(np.count_nonzero(to_dense(tensor) == tensor.zero_points.reshape(shape)))
+    # Not from the dense view: a damaged shape could make that larger than all memory.
+    points = tensor.zero_points
+    channels = np.zeros(places.size, np.int64)
+    if points.size > 1:
+        dimension = tensor.quantized_dimension
+        if not 0 <= dimension < len(tensor.shape) or points.size != tensor.shape[dimension]:
+            raise _make_error(tensor, f"{points.size:,} zero points along dimension {dimension}")
+        channels = np.unravel_index(places, tensor.shape)[dimension]
+    left_out = tensor.size // points.size - np.bincount(channels, minlength=points.size)
+    return int(np.count_nonzero(values == points[channels]) + left_out[points == 0].sum())
 
 
 def to_dense(tensor: Tensor) -> np.ndarray:
@@ -107,9 +112,15 @@ def to_dense(tensor: Tensor) -> np.ndarray:
 
 
 def read_stored_values(tensor: Tensor) -> np.ndarray:
-    """Read the values as they are stored, flat."""
+    """Read the values as they are stored, flat.
+
+    Raises:
+        ExportError: If the last one is incomplete.
+    """
     if tensor.dtype in ("INT4", "UINT4", "INT2"):
         return _unpack(tensor)
+    if tensor.data.size % (BITS[tensor.dtype] // 8):
+        raise _make_error(tensor, f"{tensor.data.size:,} bytes of {tensor.dtype}")
     if tensor.dtype == "BFLOAT16":  # the upper half of a float32
         return (np.frombuffer(tensor.data, "<u2").astype("<u4") << 16).view("<f4")
     return np.frombuffer(tensor.data, _STORED[tensor.dtype])
@@ -198,5 +209,5 @@ def _compute_steps(tensor: Tensor, level: Level, parents: int, most: int) -> tup
 
 def _make_error(tensor: Tensor, found: str) -> ExportError:
     return ExportError(
-        f"The TFLite file is damaged: the sparse encoding of tensor {tensor.name!r}, shape {tensor.shape}, has {found}."
+        f"The TFLite file is damaged: what is stored of tensor {tensor.name!r}, shape {tensor.shape}, has {found}."
     )

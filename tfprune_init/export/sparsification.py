@@ -33,6 +33,7 @@ UNPACKED: dict[str | None, set[str]] = {
     None: {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"},
     "float16": {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"},
     "int8": {"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"},
+    "int16x8": {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"},
     "dynamic": set(),
 }
 """Operators that take weights from DENSIFY, by `quantize`.
@@ -50,7 +51,7 @@ def sparsify(file: bytes, quantize: str | None) -> bytes | None:
 
     Args:
         file: A TFLite file from the converter.
-        quantize: Type of its weights: None (float32), "float16", "int8" or "dynamic".
+        quantize: Type of its weights: None (float32) or one of `QUANTIZE`.
 
     Example:
         >>> smaller = sparsified(open("model.tflite", "rb").read(), None)  # doctest: +SKIP

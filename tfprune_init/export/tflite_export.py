@@ -11,12 +11,13 @@ from typing import Any
 
 from tfprune_init.backend.protocols import Model
 from tfprune_init.checks import suggest
-from tfprune_init.errors import ModelError, OptionError
-from tfprune_init.export.conversion import QUANTIZE, convert
+from tfprune_init.errors import ExportError, ModelError, OptionError
+from tfprune_init.export.conversion import IO, QUANTIZE, convert
 from tfprune_init.export.edge_report import TARGETS, EdgeReport
 from tfprune_init.export.encoding_choice import check_sparse, select_file
 from tfprune_init.export.inference import InferenceFunction
 from tfprune_init.export.inputs import collect, find_signature, stack
+from tfprune_init.export.inspection import inspect_file
 from tfprune_init.export.latency import measure_latencies
 from tfprune_init.export.report_builder import build_edge_report
 from tfprune_init.export.string_inputs import cut_if_asked, run_front
@@ -36,6 +37,7 @@ def export_tflite(
     path: str | os.PathLike[str],
     *,
     quantize: str | None = None,
+    io: str = "float32",
     sparse: bool | str = "auto",
     representative_data: Any = None,
     verify: Any = None,
@@ -54,13 +56,17 @@ def export_tflite(
         model: A built Keras model, with or without masks on it.
         path: File to write, usually `.tflite`; its folder must exist. A file already there is replaced.
         quantize: None keeps float32 weights; "float16" stores them in half the bytes; "dynamic" stores the
-            large ones as int8 and quantizes activations as it runs; "int8" computes in integers throughout,
-            with float inputs and outputs.
+            large ones as int8 and quantizes activations as it runs; "int8" computes in integers throughout;
+            "int16x8" does, too, with weights of 8 bits and activations of 16.
+        io: Type of the file's inputs and outputs where the model has floats. Besides "float32", "int8" and "uint8"
+            suit quantize="int8", and "int16" suits "int16x8". The report has their scales and zero points: the
+            integer q stands for (q - zero_point) * scale. What the model takes as integers, such as the words of
+            an embedding, stays as it is.
         sparse: Whether to leave zeros out of the file. "auto" does so if the file gets smaller, agrees with the
             model, and takes at most 1.1 times as long to run (the last only with `measure`); else the report says
             in `fallback` why not. True does so or raises, however long it takes to run. False stores every zero.
-        representative_data: Typical inputs, needed for "int8" and for nothing else: a batched tf.data.Dataset
-            of x or (x, y), arrays, or what gives batches in Python, such as the generator function that
+        representative_data: Typical inputs, needed for "int8" and "int16x8" and for nothing else: a batched
+            tf.data.Dataset of x or (x, y), arrays, or what gives batches in Python, such as the generator function that
             tf.lite.TFLiteConverter takes: it yields a list, one array an input. The first 256 examples are used.
         verify: Inputs to compare on, real ones by preference: a batched tf.data.Dataset of x, (x, y) or
             (x, y, sample_weight); an array, or a dict or list of arrays, one an input; or a tuple (x, y); or batches
@@ -95,6 +101,7 @@ def export_tflite(
         model,
         path,
         quantize=quantize,
+        io=io,
         sparse=sparse,
         representative_data=representative_data,
         verify=verify,
@@ -110,6 +117,7 @@ def export_with(
     path: str | os.PathLike[str],
     *,
     quantize: str | None,
+    io: str,
     sparse: bool | str,
     representative_data: Any,
     verify: Any,
@@ -124,6 +132,7 @@ def export_with(
         model: As for `export_tflite`, like all that follow.
         path: File to write.
         quantize: Type in which to store weights.
+        io: Type of inputs and outputs.
         sparse: Whether to leave out zeros.
         representative_data: Typical inputs.
         verify: Inputs to compare on.
@@ -139,7 +148,7 @@ def export_with(
     """
     started = time.perf_counter()
     destination = _check_path(path)
-    _check_quantize(quantize, representative_data)
+    _check_quantize(quantize, io, representative_data)
     check_sparse(sparse)
     _check_target(target)
 
@@ -179,7 +188,8 @@ def export_with(
     reference = InferenceFunction(given, signature).reference(examples)
     ways = [None] if quantize is None else [None, quantize]
     extra = "int8" if measure and quantize != "int8" else None
-    converted = convert(forward, ways, calibration or examples, extra, run)
+    converted = convert(forward, ways, calibration or examples, extra, run, io)
+    _check_ends(converted.files[quantize], io)
     inputs = dict(zip((spec.name for spec in signature.inputs), examples, strict=True))
 
     selected = select_file(
@@ -195,6 +205,7 @@ def export_with(
         converted,
         inputs,
         quantize=quantize,
+        io=io,
         target=target,
         calibrated_on=_describe_calibration(len((calibration or examples)[0]), calibration is not None, known is None),
         synthetic=known is None,
@@ -223,22 +234,51 @@ def _check_path(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _check_quantize(quantize: str | None, representative_data: Any) -> None:
+def _check_quantize(quantize: str | None, io: str, representative_data: Any) -> None:
     if quantize is not None and quantize not in QUANTIZE:
         raise OptionError(
             f"`quantize` must be None (float32) or one of {', '.join(map(repr, QUANTIZE))}. Received: {quantize!r}. "
             f"{suggest(quantize, QUANTIZE)}"
         )
-    if quantize == "int8" and representative_data is None:
+    _check_io(io, quantize)
+    if quantize in IO and representative_data is None:
         raise OptionError(
-            "quantize='int8' measures the range of every activation on typical inputs: pass some hundred examples as "
-            "`representative_data`, a batched tf.data.Dataset or arrays. Received: None"
+            f"quantize={quantize!r} measures the range of every activation on typical inputs: pass some hundred "
+            "examples as `representative_data`, a batched tf.data.Dataset or arrays. Received: None"
         )
-    if quantize != "int8" and representative_data is not None:
+    if quantize not in IO and representative_data is not None:
         raise OptionError(
             f"`representative_data` has no effect with quantize={quantize!r}; pass it as `verify` to compare "
             "on it, or set quantize='int8'."
         )
+
+
+def _check_io(io: str, quantize: str | None) -> None:
+    """Refuse a type of inputs and outputs that a file cannot have, with what it could have."""
+    known = list(dict.fromkeys(name for names in IO.values() for name in names))
+    if io not in known:
+        raise OptionError(f"`io` must be one of {', '.join(map(repr, known))}. Received: {io!r}. {suggest(io, known)}")
+    fitting = IO.get(quantize or "", ("float32",))
+    if io in fitting:
+        return
+    ways = " or ".join(f"quantize={way!r}" for way, names in IO.items() if io in names)
+    computes = f"computes in integers whose ends are {' or '.join(fitting)}" if quantize in IO else "computes in floats"
+    raise OptionError(f"io={io!r} needs {ways}: with quantize={quantize!r} the file {computes}. Received: io={io!r}")
+
+
+def _check_ends(file: bytes, io: str) -> None:
+    """Refuse a file in which nothing that is float32 in the model became `io`, or only a part."""
+    if io == "float32":
+        return
+    (signature,) = inspect_file(file).signatures
+    ends = [*signature.inputs, *signature.outputs]
+    if not any(port.dtype == io and port.scale is not None for port in ends):
+        raise OptionError(
+            f"`io` has no effect: inputs and outputs of this model are integers as they are. Received: io={io!r}"
+        )
+    left = [port.name for port in ends if port.dtype == "float32"]
+    if left:
+        raise ExportError(f"The converter left {', '.join(left)} in float32 and not in {io}. Try io='float32'.")
 
 
 def _check_target(target: str) -> None:

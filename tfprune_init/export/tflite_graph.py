@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -31,7 +32,7 @@ BITS = {
 """Bits of a stored value, by the types that weights have."""
 
 _DAMAGED = (struct.error, ValueError, IndexError, TypeError, OverflowError, KeyError, AttributeError, MemoryError)
-"""Exceptions raised by reading a flatbuffer with wrong offsets."""
+"""Exceptions raised by reading a flatbuffer with wrong offsets, or a graph whose operators lack what they need."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +47,7 @@ class Tensor:
         buffer: Index of the buffer that stores it; tensors may share one.
         data: Stored bytes, uint8 [bytes]; empty for values that are computed or kept in another file.
         external: Whether its values are kept in another file.
+        scales: Difference between two neighboring stored values; empty for unquantized tensors.
         zero_points: The stored values that mean 0.0, int64; empty for unquantized tensors.
         quantized_dimension: The dimension that several zero points run along.
         encoding: Encoding that leaves zeros out (the schema's SparsityParametersT); None for a dense tensor.
@@ -58,6 +60,7 @@ class Tensor:
     buffer: int
     data: np.ndarray
     external: bool
+    scales: np.ndarray
     zero_points: np.ndarray
     quantized_dimension: int
     encoding: Any
@@ -177,7 +180,7 @@ def read_graph(file: bytes) -> Graph:
             f"Not a TFLite file: bytes 4 to 8 are {bytes(file[4:8])!r}, not {IDENTIFIER!r}. Pass a file "
             "written by tf.lite.TFLiteConverter or export_tflite."
         )
-    try:
+    with refuse_damage(file):
         model = schema.ModelT.InitFromPackedBuf(file, 0)
         buffers = [_data(file, buffer) for buffer in read_vector(model.buffers)]
         subgraphs = tuple(_subgraph(model, buffers, index) for index in range(len(read_vector(model.subgraphs))))
@@ -186,6 +189,20 @@ def read_graph(file: bytes) -> Graph:
         return Graph(
             subgraphs, {_text(one.signatureKey): _signature(one, subgraphs) for one in read_vector(model.signatureDefs)}
         )
+
+
+@contextmanager
+def refuse_damage(file: bytes) -> Iterator[None]:
+    """Refuse a file whose offsets, shapes, numbers of inputs or the like turn out to be wrong as it is looked at.
+
+    Args:
+        file: A TFLite file.
+
+    Raises:
+        ExportError: If reading a damaged graph raises something in the block.
+    """
+    try:
+        yield
     except _DAMAGED as error:
         raise ExportError(
             f"The TFLite file is truncated or damaged ({len(file):,} bytes): {error or type(error).__name__}. "
@@ -213,7 +230,9 @@ def _tensor(buffers: list[np.ndarray], stored: Any) -> Tensor:
     from tfprune_init.export.tflite_schema import schema
 
     quantization = stored.quantization
-    zero_points = read_vector(quantization.zeroPoint) if quantization is not None else ()
+    scales, zero_points = (
+        (read_vector(quantization.scale), read_vector(quantization.zeroPoint)) if quantization is not None else ((), ())
+    )
     shape = tuple(int(size) for size in read_vector(stored.shape))
     tensor = Tensor(
         name=_text(stored.name),
@@ -223,10 +242,13 @@ def _tensor(buffers: list[np.ndarray], stored: Any) -> Tensor:
         buffer=stored.buffer,
         data=buffers[stored.buffer],
         external=bool(stored.externalBuffer),
+        scales=np.asarray(scales, np.float32),
         zero_points=np.asarray(zero_points, np.int64),
         quantized_dimension=quantization.quantizedDimension if quantization is not None else 0,
         encoding=stored.sparsity,
     )
+    if any(size < 0 for size in shape):
+        raise ExportError(f"The TFLite file is damaged: tensor {tensor.name!r} has the shape {shape}.")
     if tensor.is_weight and tensor.encoding is None and not tensor.external:
         needed = -(-tensor.size * BITS[tensor.dtype] // 8)
         if tensor.data.size != needed:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tfprune_init.export.sparse_reader import count_zeros
-from tfprune_init.export.tflite_graph import Graph, Operator, Subgraph, read_graph
+from tfprune_init.export.tflite_graph import Graph, Operator, Subgraph, read_graph, refuse_damage
 from tfprune_init.export.xnnpack_chains import END, Chains
 from tfprune_init.export.xnnpack_rules import FLOATS, IncompatibilityReason, get_weight, is_pointwise
 
@@ -102,7 +102,8 @@ def xnnpack_advice(file: bytes) -> XnnpackAdvice:
     Example:
         >>> print(xnnpack_advice(open("model.tflite", "rb").read()))  # doctest: +SKIP
     """
-    return advise(read_graph(file))
+    with refuse_damage(file):
+        return advise(read_graph(file))
 
 
 def advise(graph: Graph) -> XnnpackAdvice:
