@@ -127,7 +127,7 @@ def toml_case(folder: Path) -> Case:
         find_loss_named(settings.get("loss"), settings.get("from_logits"))
         _check_sparsities(settings["sparsities"])
         _check_seeds(settings.get("seeds", 3))
-        parse_methods(settings["methods"], (X, Y), settings.get("dense", True))
+        parse_methods(settings["methods"], (X, Y), settings.get("dense", True), settings.get("on_collapse", "raise"))
 
     return Case((folder / "compare.toml",), {".toml": (damage_bytes, damage_words, damage_words)}, read)
 

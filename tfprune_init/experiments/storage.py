@@ -89,7 +89,8 @@ def read_json(path: Path, expected: Any = dict) -> dict[str, Any]:
     Raises:
         OptionError: If the file is damaged.
     """
-    return parse_json(path.read_bytes(), expected, f"{path} is damaged")
+    record: dict[str, Any] = parse_json(path.read_bytes(), expected, f"{path} is damaged")
+    return record
 
 
 def parse_json(text: bytes, expected: Any, place: str) -> Any:

@@ -65,7 +65,7 @@ def to_stored(values: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
         return values
     limits = np.iinfo(detail["dtype"])
     steps = np.rint(values.astype(np.float64) / scale) + zero_point
-    return np.clip(steps, limits.min, limits.max).astype(detail["dtype"])
+    return np.asarray(np.clip(steps, limits.min, limits.max), detail["dtype"])
 
 
 def to_real(values: np.ndarray, detail: dict[str, Any]) -> np.ndarray:

@@ -100,7 +100,8 @@ def _get_branch(graph: Graph, operator: Operator, name: str) -> Subgraph:
             f"The TFLite file is damaged: {operator.name} {operator.index} runs graph {index} of "
             f"{len(graph.subgraphs)}."
         )
-    return graph.subgraphs[index]
+    found: Subgraph = graph.subgraphs[index]
+    return found
 
 
 def find_kernel(tensor: Tensor, use: WeightUse | None, sparse_on_arm: bool) -> tuple[str, str]:
