@@ -86,7 +86,7 @@ def row(name: str, sparsity: float, data_dir: str | None) -> dict[str, Any]:
 
 
 def tflite(model: Any) -> bytes:
-    """The model in float32, as the converter makes it."""
+    """Convert the model in float32, as the converter does by itself."""
     return bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
 
 

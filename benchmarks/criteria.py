@@ -57,7 +57,7 @@ def costs(name: str, rounds: int) -> dict[str, Any]:
 
 
 def synaptic_flow(model: Any, targets: Any, rounds: int) -> dict[str, Any]:
-    """A step of SynFlow beside the gradient step of one image, in the model's float32 and in SynFlow's float64."""
+    """Time a step of SynFlow beside the gradient step of one image, in the model's float32 and in SynFlow's float64."""
     one = tf.ones((1, 32, 32, 3)), tf.zeros(1, tf.int32)
     with ScoringEngine(model, targets) as engine:
         scores = CRITERIA["synaptic_flow"].score(engine)

@@ -55,7 +55,7 @@ def time() -> dict[str, Any]:
 
 
 def large() -> tuple[Any, tuple[np.ndarray, np.ndarray]]:
-    """An MLP of 100 million weights, and a batch of 32."""
+    """Make an MLP of 100 million weights, and a batch of 32."""
     Dense = keras.layers.Dense
     model = keras.Sequential([keras.Input((2_000,)), Dense(8_000, "relu"), Dense(10_000, "relu"), Dense(400)])
     model.compile("sgd", loss=LOSS)

@@ -63,7 +63,7 @@ def mobilenet(alpha: float = 1.0, classes: int = 1000) -> Any:
 
 
 def pruned(model: Any, sparsity: float, **options: Any) -> Any:
-    """The model without a share of its weights, chosen at random; anew where that would cut it in two."""
+    """Copy the model without a share of its weights, chosen at random; anew where that would cut it in two."""
     for seed in range(100):
         try:
             tpi.prune_at_init(
@@ -76,7 +76,7 @@ def pruned(model: Any, sparsity: float, **options: Any) -> Any:
 
 
 def speed() -> dict[str, Any]:
-    """Runs of Dense layers pruned in blocks and one by one, beside their dense files, with warm and empty caches."""
+    """Time Dense layers pruned in blocks and one by one, beside their dense files, with warm and empty caches."""
     blocks = {"granularity": "block", "block_size": (4, 1)}
     result = {}
     for kind, options in (("blocks of 1x4", blocks), ("single weights", {})):
@@ -102,7 +102,7 @@ def speed() -> dict[str, Any]:
 
 
 def dense_files(model: Any) -> dict[str, bytes]:
-    """The dense files in float32 and int8."""
+    """Make the dense files in float32 and int8."""
     signature = find_signature(model)
     files = convert(InferenceFunction(model, signature), [None, "int8"], signature.synthetic(64)).files
     return {"dense float32": densify(files[None]), "dense int8": densify(files["int8"])}
@@ -177,7 +177,7 @@ def bound(model: Any) -> tuple[int, int, int, int]:
 
 
 def attention() -> Any:
-    """A subclassed model with attention."""
+    """Make a subclassed model with attention."""
 
     class Reader(keras.Model):
         def __init__(self) -> None:
@@ -196,7 +196,7 @@ def attention() -> Any:
 
 
 def separable() -> Any:
-    """A functional tf_keras model with separable and transposed convolutions and a residual connection."""
+    """Make a functional tf_keras model with separable and transposed convolutions and a residual connection."""
     inputs = tf_keras.Input((16, 16, 8))
     x = tf_keras.layers.Conv2D(32, 3, padding="same", activation="relu")(inputs)
     y = tf_keras.layers.SeparableConv2D(32, 3, padding="same")(tf_keras.layers.BatchNormalization()(x))
@@ -205,7 +205,7 @@ def separable() -> Any:
 
 
 def recurrent() -> Any:
-    """A recurrent model, which the converter does for one example a run."""
+    """Make a recurrent model, which the converter does for one example a run."""
     return keras.Sequential([keras.Input((6, 32)), keras.layers.GRU(64), keras.layers.Dense(10)])
 
 
@@ -247,7 +247,7 @@ def matrix(names: Iterable[str] = tuple(MODELS)) -> dict[str, Any]:
 
 
 def outcome(chosen: SelectedFile) -> dict[str, Any]:
-    """What became of a cell whose file was verified."""
+    """Return what became of a cell whose file was verified."""
     stored = "zeros left out" if chosen.sparse else "zeros stored"
     return {
         "is": "verified" if chosen.fallback is None else "fallback",
@@ -260,7 +260,7 @@ def outcome(chosen: SelectedFile) -> dict[str, Any]:
 
 
 def exports(rounds: int = 10) -> dict[str, Any]:
-    """Exports of LeNet-5 by `export_tflite` and by an exporter, in turns; the exporter's first one counts apart."""
+    """Time exports of LeNet-5 by `export_tflite` and by an exporter, in turns; the first one counts apart."""
     model = pruned(tpi.models.lenet_5(seed=0), 0.95, method="erk")
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -309,7 +309,7 @@ def sizes_table(result: dict[str, Any]) -> str:
 
 
 def matrix_table(result: dict[str, Any]) -> str:
-    """A row for each model and sparsity, reasons as numbers; the counts and reasons below."""
+    """Return a row for each model and sparsity, reasons as numbers; the counts and reasons below."""
     ways = [way or "float32" for way in WAYS]
     rows = [f"| `sparse=` | {' | '.join(f'{way}: auto | True | False' for way in ways)} |", "|---" * 13 + "|"]
     reasons: dict[str, int] = {}

@@ -120,7 +120,7 @@ def score() -> dict[str, Any]:
 
 
 def again() -> dict[str, Any]:
-    """A first search on a model, which traces, and the searches after it, which do not."""
+    """Time a first search on a model, which traces, and the searches after it, which do not."""
     result: dict[str, Any] = {"batch": 128}
     for name, shape in (("lenet_300_100", (28, 28, 1)), ("resnet20", (32, 32, 3))):
         batch = random_batch(shape)
@@ -138,7 +138,7 @@ def again() -> dict[str, Any]:
 
 
 def fixed() -> dict[str, Any]:
-    """What a search of one step costs beside the least that it can: one trace and one gradient step."""
+    """Measure what a search of one step costs beside the least that it can: one trace and one gradient step."""
     seconds: dict[str, list[float]] = {"trace and gradient": [], "search": []}
     for counted in range(6):
         model, batch = vgg19_batch()
@@ -160,7 +160,7 @@ def fixed() -> dict[str, Any]:
 
 
 def order() -> dict[str, Any]:
-    """What it costs that sums have a fixed order: the same gradient step with and without."""
+    """Measure what it costs that sums have a fixed order: the same gradient step with and without."""
     seconds = {}
     for name, shape in (("resnet20", (32, 32, 3)), ("lenet_300_100", (28, 28, 1))):
         model, batch = getattr(tpi.models, name)(shape, 10, seed=0), random_batch(shape)
@@ -258,7 +258,7 @@ def fit() -> dict[str, Any]:
 
 
 def tfmot_runs(data: Any) -> dict[str, Callable[[], Any]]:
-    """The same MLP in tf_keras: dense, masked, in our TF-MOT wrappers, and pruned by TF-MOT's prune_low_magnitude."""
+    """Make the same MLP in tf_keras: dense, masked, in our TF-MOT wrappers, and by prune_low_magnitude."""
     import tf_keras
     from tensorflow_model_optimization import sparsity as tfmot_sparsity
 
@@ -306,7 +306,7 @@ def main() -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on."""
+    """Return what it ran on."""
     versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
     return {"cpus": os.cpu_count(), "processor": processor(), **versions}
 

@@ -49,12 +49,12 @@ epochs = options.epochs or (full_epochs if options.full else 20 if data.name == 
 
 
 def build(seed: int) -> keras.Model:
-    """The untrained network."""
+    """Make the untrained network."""
     return builder(data.input_shape, data.classes, seed=seed)
 
 
 def optimizer() -> keras.optimizers.Optimizer:
-    """A new optimizer for each run."""
+    """Make a new optimizer for each run."""
     if not options.full:
         return keras.optimizers.Adam(options.learning_rate or 2e-3)
     steps = -(-data.train_size // 128) * epochs

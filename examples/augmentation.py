@@ -18,7 +18,7 @@ import tfprune_init as tpi
 
 
 def arguments() -> argparse.Namespace:
-    """The options of the command line."""
+    """Read the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="digits", help="digits, or an image data set of TFDS such as cifar10")
     parser.add_argument("--data-dir", help="folder of prepared TFDS data")
@@ -28,13 +28,13 @@ def arguments() -> argparse.Namespace:
 
 
 def colored(images: tf.Tensor, labels: tf.Tensor, classes: int) -> dict[str, tf.Tensor]:
-    """What keras-cv's layers take: images of three channels, and labels that two images can share."""
+    """Give keras-cv's layers what they take: images of three channels, and labels that two images can share."""
     images = tf.image.grayscale_to_rgb(images) if images.shape[-1] == 1 else images
     return {"images": images, "labels": tf.one_hot(labels, classes)}
 
 
 def pairs(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """What Keras and tfprune_init take."""
+    """Give Keras and tfprune_init what they take."""
     return batch["images"], batch["labels"]
 
 
@@ -47,7 +47,7 @@ def augmentation(dataset: str) -> keras_cv.layers.Augmenter:
 
 
 def network(data: tpi.datasets.Dataset) -> keras.Model:
-    """The same untrained network every time, for labels that are shares."""
+    """Make the same untrained network every time, for labels that are shares."""
     model = tpi.models.resnet20((*data.input_shape[:2], 3), data.classes, seed=0)
     model.compile(
         optimizer=keras.optimizers.Adam(2e-3),

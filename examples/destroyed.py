@@ -40,7 +40,7 @@ epochs = options.epochs or (20 if options.full else 10 if data.name == "digits" 
 
 
 def build(seed: int) -> keras.Model:
-    """The untrained network."""
+    """Make the untrained network."""
     return tpi.models.lenet_5(data.input_shape, data.classes, seed=seed)
 
 

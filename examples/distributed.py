@@ -31,7 +31,7 @@ WORKERS = 2
 
 
 def arguments() -> argparse.Namespace:
-    """What was asked for on the command line."""
+    """Read what was asked for on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--strategy", choices=("mirrored", "multiworker", "tpu", "none"), default="mirrored")
     parser.add_argument("--dataset", default="digits", help="digits, or a gray image data set of TFDS such as mnist")
@@ -72,7 +72,7 @@ def start_workers() -> int:
 
 
 def strategy_of(options: argparse.Namespace) -> tf.distribute.Strategy:
-    """The strategy asked for; ends the program where there is no TPU."""
+    """Return the strategy asked for; end the program where there is no TPU."""
     if options.strategy == "mirrored":
         devices = tf.config.list_logical_devices("GPU")
         names = [device.name for device in devices] if len(devices) > 1 else ["CPU:0", "CPU:1"]

@@ -44,7 +44,7 @@ class _Weights:
         self._count = 0
 
     def conv(self, x: keras.KerasTensor, filters: int, name: str, size: int = 3, stride: int = 1) -> keras.KerasTensor:
-        """A convolution without bias, and batch normalization."""
+        """Make a convolution without bias, and batch normalization."""
         layer = keras.layers.Conv2D(
             filters, size, stride, "same", use_bias=False, kernel_initializer=self._he(), name=name
         )

@@ -54,7 +54,7 @@ loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def pruned_weights(name: str, sparsity: float, seed: int) -> dict[str, tuple[int, int]]:
-    """Maps each layer to its number of weights, biases among them, and how many of them SNIP prunes."""
+    """Map each layer to its number of weights, biases among them, and how many of them SNIP prunes."""
     model = getattr(tpi.models, name)(data.input_shape, data.classes, seed=seed)
     layers = [layer for layer in model.layers if layer.weights]
     for layer in layers:
@@ -72,7 +72,7 @@ def pruned_weights(name: str, sparsity: float, seed: int) -> dict[str, tuple[int
 
 
 def percent(share: float) -> str:
-    """Writes a share as a percentage with one decimal."""
+    """Write a share as a percentage with one decimal."""
     return f"{100 * share:.1f}"
 
 

@@ -40,7 +40,7 @@ epochs = options.epochs or (160 if options.full else 20 if data.name == "digits"
 
 
 def build(seed: int) -> keras.Model:
-    """The untrained network."""
+    """Make the untrained network."""
     return builder(data.input_shape, data.classes, seed=seed)
 
 

@@ -42,7 +42,7 @@ epochs = options.epochs or (40 if data.name == "digits" else 3)
 
 
 def compiled() -> Any:
-    """The network of the tutorial, with the same initial weights at every call."""
+    """Make the network of the tutorial, with the same initial weights at every call."""
     tf_keras.utils.set_random_seed(0)
     model = tf_keras.Sequential(
         [

@@ -38,7 +38,7 @@ SNAP-it during training.
 
 
 def build_methods_page() -> str:
-    """The page, as Markdown."""
+    """Return the page, as Markdown."""
     return "\n".join(
         [
             _HEAD,

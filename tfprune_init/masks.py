@@ -164,7 +164,7 @@ class Masks(Mapping[str, np.ndarray]):
         return {path: variables[path] for path in self}
 
     def covering(self, paths: list[str], model: Model) -> Masks:
-        """These masks in the order of `paths`, after `check(model)`.
+        """Return these masks in the order of `paths`, after `check(model)`.
 
         Raises:
             MaskMismatchError: If a path has no mask; names each.
@@ -207,7 +207,7 @@ class Masks(Mapping[str, np.ndarray]):
         return Masks({t.path: mask for t, mask in zip(candidates, self.values(), strict=True)}, self.collapse)
 
     def shuffled(self, seed: int = 0) -> Masks:
-        """The same number kept in each variable, at random places: what a method's layer densities alone are worth.
+        """Move what is kept in each variable to random places: what a method's layer densities alone are worth.
 
         Args:
             seed: Seed of the places.

@@ -130,7 +130,7 @@ def shares(sizes: dict[str, int], count: int) -> dict[str, int]:
 
 
 def mutated(source: str, mutants: Iterable[Mutant]) -> str:
-    """The source of a file with mutants of it, which must not overlap."""
+    """Return the source of a file with mutants of it, which must not overlap."""
     for mutant in sorted(mutants, key=lambda one: one.start, reverse=True):
         source = source[: mutant.start] + mutant.text + source[mutant.end :]
     return source
@@ -193,7 +193,7 @@ def _is_left_alone(node: Any) -> bool:
 
 
 def _mutant(checkout: Path, site: _Site, area: str, number: int) -> Mutant | None:
-    """The mutant at a site; none if it would be no Python, or the same program."""
+    """Return the mutant at a site; none if it would be no Python, or the same program."""
     old = (checkout / site.file).read_text(encoding="utf-8")
     try:
         new = mutate_code(old, cosmic_ray.plugins.get_operator(site.operator)(), site.occurrence)
@@ -230,7 +230,7 @@ def _differs(old: str, new: str) -> bool:
 
 
 def _lines(source: str, start: int, end: int) -> str:
-    """The whole lines that a stretch of the source is on, without their indentation."""
+    """Return the whole lines that a stretch of the source is on, without their indentation."""
     first = source.rfind("\n", 0, start) + 1
     last = source.find("\n", end)
     return " ".join(line.strip() for line in source[first : last if last >= 0 else None].splitlines())

@@ -49,7 +49,7 @@ def judge_each(study: Study, pool: Pool, seconds: float, numbers: Collection[int
 
 
 def pick(tests: Mapping[str, Test], setups: Mapping[str, float], seconds: float) -> tuple[str, ...]:
-    """The fastest tests that take `seconds` in all, one at least; file by file, since a file shares its fixtures.
+    """Return the fastest tests that take `seconds` in all, at least one; file by file, as a file shares fixtures.
 
     Args:
         tests: What there is to choose from.
@@ -184,7 +184,7 @@ def failed_without_mutants(study: Study, pool: Pool, names: Iterable[str], limit
 
 
 def packs(mutants: Iterable[Mutant]) -> list[list[Mutant]]:
-    """Groups of mutants of which no two are on the same line."""
+    """Return groups of mutants of which no two are on the same line."""
     found: list[dict[tuple[str, int], Mutant]] = []
     for mutant in mutants:
         place = mutant.file, mutant.line
@@ -202,7 +202,7 @@ def _limits(tests: Mapping[str, Test]) -> dict[str, int]:
 
 
 def _setups(tests: Mapping[str, Test]) -> dict[str, float]:
-    """The longest that a test of each file has waited for its fixtures."""
+    """Return the longest that a test of each file has waited for its fixtures."""
     return {file: max(tests[name].setup for name in names) for file, names in _by_file(tests).items()}
 
 
@@ -238,7 +238,7 @@ def _record_outcome(study: Study, stage: str, task: Task, outcome: Outcome, **ab
 
 
 def _outcomes(pool: Pool, tasks: Iterable[Task]) -> list[Outcome]:
-    """What became of tasks, in their order."""
+    """Return what became of tasks, in their order."""
     tasks = list(tasks)
     found: dict[int, Outcome] = {}
     pool.run(tasks, lambda task, outcome: found.update({id(task): outcome}))

@@ -61,7 +61,7 @@ def run_tests(checkout: Path, report: Path, workers: int, limit: int, *options: 
 
 
 def reaching(checkout: Path, coverage: Path, mutants: Iterable[Mutant], tests: dict[str, Test]) -> dict[int, set[str]]:
-    """The passing tests that run the line of each mutant, by its number.
+    """Return the passing tests that run the line of each mutant, by its number.
 
     What runs when a module is imported concerns all tests that run anything of the module. What a test's fixtures run
     concerns all tests of its file, since a fixture may be shared.
@@ -101,7 +101,7 @@ def _tests_in(contexts: dict[int, list[str]], lines: Iterable[int], of_file: dic
 
 
 def _lines_that_run_with(tree: ast.Module, line: int) -> set[int]:
-    """The lines of the statement that `line` is in; of all functions, if that one runs at import."""
+    """Return the lines of the statement that `line` is in; of all functions, if that one runs at import."""
     functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
     bodies = [set(range(node.body[0].lineno, _last_line(node) + 1)) for node in functions]
     if not any(line in body for body in bodies):
@@ -112,7 +112,7 @@ def _lines_that_run_with(tree: ast.Module, line: int) -> set[int]:
 
 
 def _end_of_head(node: ast.stmt) -> int:
-    """The last line of a statement, without the block below it."""
+    """Return the last line of a statement, without the block below it."""
     body = getattr(node, "body", None)
     return max(node.lineno, body[0].lineno - 1) if body else _last_line(node)
 

@@ -74,12 +74,12 @@ class Study:
         return self.folder / "cover.coverage"
 
     def default_tests(self, workers: int = 2, files: Iterable[str] = ()) -> dict[str, Test]:
-        """The default run's tests without a mutant, run under coverage the first time."""
+        """Return the default run's tests without a mutant, run under coverage the first time."""
         options = ("--cov=tfprune_init", "--cov-context=test", "--cov-report=")
         return run_tests(self.checkout, self.folder / "cover.json", workers, TEST_LIMIT, *options, *files)
 
     def status(self, mutant: Mutant, stage: str) -> str | None:
-        """What became of a mutant in a stage, None if that is not known."""
+        """Return what became of a mutant in a stage, None if that is not known."""
         return self.results.get(mutant.number, {}).get(stage, {}).get("status")
 
     def is_killed(self, mutant: Mutant) -> bool:

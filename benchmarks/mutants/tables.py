@@ -9,7 +9,7 @@ from benchmarks.mutants.study import DEFAULT, FULL, KILLED, Study
 
 
 def tables(study: Study) -> str:
-    """The mutants by area, those that only the full run kills, and those that nothing kills."""
+    """Return the mutants by area, those that only the full run kills, and those that nothing kills."""
     judged = [one for one in study.mutants.values() if study.status(one, DEFAULT)]
     columns = ("area", "mutants", "killed by the default run", "of them by time", "only by the full run", "survivors")
     rows = [(area, *_counts(study, [one for one in judged if one.area == area])) for area in AREAS]

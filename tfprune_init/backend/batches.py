@@ -53,18 +53,18 @@ class Batches:
 
     @classmethod
     def of(cls, data: Any, replicas: Replicas = SINGLE_DEVICE) -> Batches:
-        """The walk itself if `data` is one, which goes on where it stands; otherwise a walk through it."""
+        """Return the walk itself if `data` is one, which goes on where it stands; otherwise a walk through it."""
         if not isinstance(data, Batches):
             return cls(data, replicas)
         data._replicas = replicas
         return data
 
     def take(self, count: int) -> list[Batch]:
-        """The next `count` batches; after the last one the first follows."""
+        """Return the next `count` batches; after the last one the first follows."""
         return [self._ahead.pop() if self._ahead else next(self._iterator) for _ in range(count)]
 
     def peek(self) -> Batch:
-        """The next batch, which is the next one still."""
+        """Return the next batch, which is the next one still."""
         if not self._ahead:
             self._ahead.append(next(self._iterator))
         return self._ahead[0]
@@ -105,7 +105,7 @@ def _read_python(walk: Callable[[], Iterator[Any]]) -> Iterator[tuple[Any, ...]]
 
 
 def disable_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The dataset with tf.data's tuner off.
+    """Return the dataset with tf.data's tuner off.
 
     An iterator that goes away while the tuner sleeps waits for it, up to half a minute: after a handful of
     batches, and at the end of every epoch of model.fit on little data, where nothing needs tuning anyway.
@@ -116,7 +116,7 @@ def disable_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def to_dataset(data: Any, *, labels: bool = True) -> Any:
-    """What `Batches` takes as a dataset of batches, in its order.
+    """Return what `Batches` takes as a dataset of batches, in its order.
 
     Args:
         data: A dataset, or arrays.
@@ -160,7 +160,7 @@ def _batch_arrays(data: Any) -> tf.data.Dataset:
 
 
 def _suggest_conversion(data: Any) -> str:
-    """The line that converts what gives batches in Python to a dataset, where one is needed."""
+    """Return the line that converts what gives batches in Python to a dataset, where one is needed."""
     if find_walk(data) is not None:
         return (
             "Here a dataset is needed, as it has epochs: tf.data.Dataset.from_generator(make_batches, "

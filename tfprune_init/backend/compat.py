@@ -31,7 +31,7 @@ def is_keras3(obj: Any) -> bool:
 
 
 def get_keras(model: Any) -> Any:
-    """The Keras package a model belongs to."""
+    """Return the Keras package a model belongs to."""
     return keras if is_keras3(model) else _tf_keras()
 
 
@@ -124,7 +124,7 @@ def walk_layers(layer: Any) -> Iterator[Any]:
 
 
 def walk_layer_attributes(model: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The model and every layer in it, each with those of its attributes that may decide what it computes."""
+    """Return the model and every layer in it, each with those of its attributes that may decide what it computes."""
     for layer in [model, *walk_layers(model)]:
         own = sorted(vars(layer).items())
         yield layer, {name: value for name, value in own if not _CHANGED_BY_TRAINING.fullmatch(name)}
@@ -154,7 +154,7 @@ def get_variable_name(layer: Any, variable: Any) -> str:
 
 
 def get_tf_variable(variable: Any) -> tf.Variable:
-    """The tf.Variable that holds a Keras variable's value."""
+    """Return the tf.Variable that holds a Keras variable's value."""
     if isinstance(variable, keras.Variable):
         return variable.value
     # tf_keras hides the variables of layers with mixed precision behind one that casts when it is read.
@@ -176,14 +176,14 @@ def set_constraint(variable: Any, constraint: Any) -> None:
 
 
 def get_replica_variables(variable: Any) -> list[tf.Variable]:
-    """The tf.Variables that hold a variable's value: itself, and its copy on each replica."""
+    """Return the tf.Variables that hold a variable's value: itself, and its copy on each replica."""
     holder = get_tf_variable(variable)
     copies = get_local_copies(holder)
     return [holder, *(copy for copy in copies if copy is not holder)]
 
 
 def get_local_copies(holder: tf.Variable) -> list[tf.Variable]:
-    """The copies of a tf.Variable on the replicas of this process; itself where it has none."""
+    """Return the copies of a tf.Variable on the replicas of this process; itself where it has none."""
     return list(holder.values) if isinstance(holder, tf.distribute.DistributedValues) else [holder]
 
 
@@ -226,7 +226,7 @@ def is_symbolic(model: Any) -> bool:
 
 
 def get_output_names(model: Any, count: int) -> list[str]:
-    """A name for each of the model's outputs."""
+    """Return a name for each of the model's outputs."""
     names = getattr(model, "output_names", None)
     return list(names) if names and len(names) == count else [f"output_{i}" for i in range(count)]
 

@@ -62,7 +62,7 @@ def is_in_cluster(strategy: Any) -> bool:
 
 
 def find_optimizers(optimizer: Any) -> list[Any]:
-    """An optimizer, and those that it leaves the work to."""
+    """Return an optimizer, and those that it leaves the work to."""
     inner = getattr(optimizer, "inner_optimizer", None)
     parts = getattr(optimizer, "optimizers", []) if inner is None else [inner]
     return [optimizer, *(one for part in parts for one in find_optimizers(part))]

@@ -41,7 +41,7 @@ def take_examples(model: Any, x: Any, count: int) -> Any:
 
 
 def to_differentiable_input(model: Any, x: Any) -> Any:
-    """The batch with integers as floats where the model itself would make them floats."""
+    """Return the batch with integers as floats where the model itself would make them floats."""
     if not compat.is_symbolic(model):
         return x
     symbols = list(model.inputs)

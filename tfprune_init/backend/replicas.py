@@ -49,7 +49,7 @@ class Replicas:
         return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     def shared(self, batch: Any, examples: int) -> Any:
-        """A nested batch with its examples divided among the replicas, and what has no examples as it is.
+        """Return a nested batch with its examples divided among the replicas, and what has no examples as it is.
 
         Raises:
             DataError: If there are fewer examples than replicas, or a tensor is ragged or sparse.
@@ -67,14 +67,14 @@ class Replicas:
         return tf.nest.map_structure(divided, batch)
 
     def each(self, value_of: Callable[[int], Any]) -> Any:
-        """A value for each replica, by its number."""
+        """Return a value for each replica, by its number."""
         assert self.strategy is not None
         return self.strategy.experimental_distribute_values_from_function(
             lambda context: tf.convert_to_tensor(value_of(context.replica_id_in_sync_group))
         )
 
     def total(self, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
-        """What a function gives, run on each replica and added up over all of them; None stays None."""
+        """Return what a function gives, run on each replica and added up over all of them; None stays None."""
         if self.strategy is None:
             return function(*arguments)
         strategy = self.strategy
@@ -86,7 +86,7 @@ class Replicas:
         return tf.nest.map_structure(added, results)
 
     def whole(self, element: Any) -> Any:
-        """A nested element of a distributed dataset as one global batch, the same on every worker."""
+        """Return a nested element of a distributed dataset as one global batch, the same on every worker."""
         if self.strategy is None:
             return element
         strategy = self.strategy
@@ -121,7 +121,7 @@ SINGLE_DEVICE = Replicas(None)
 
 
 def find_replicas(model: Any) -> Replicas:
-    """The replicas that hold a model's variables.
+    """Return the replicas that hold a model's variables.
 
     Raises:
         ModelError: If the model lives on parameter servers, or was built outside of the scope of the strategy that

@@ -65,7 +65,7 @@ class DependencyGraph:
         return replace(self, removable=self.removable & among, reasons={**self.reasons, **fresh})
 
     def masks(self, removed: np.ndarray) -> dict[str, np.ndarray]:
-        """What is kept once groups are removed.
+        """Return what is kept once groups are removed.
 
         Args:
             removed: Whether each group is removed.

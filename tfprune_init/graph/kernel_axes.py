@@ -45,7 +45,7 @@ def find_kernel_axes(layer_classes: frozenset[str], name: str, rank: int, equati
 
 
 def find_channel_axis(layer_classes: frozenset[str], name: str, data_format: str | None = None) -> int | None:
-    """The axis of a layer's output that runs over the units of one kernel.
+    """Return the axis of a layer's output that runs over the units of one kernel.
 
     Args:
         layer_classes: Names of the layer's class and its bases.
@@ -66,7 +66,7 @@ def find_channel_axis(layer_classes: frozenset[str], name: str, data_format: str
 
 
 def count_dead_units(mask: np.ndarray, axes: tuple[int, ...]) -> int:
-    """Number of units along `axes` that keep not one weight.
+    """Return the number of units along `axes` that keep not one weight.
 
     Args:
         mask: Boolean array, True where a weight is kept.

@@ -199,7 +199,7 @@ def list_variables(model: Layer) -> list[ModelVariable]:
 
 
 def _unique(name: str, names: dict[str, int]) -> str:
-    """The name itself, or with #2, #3, ... when a sibling already has it."""
+    """Return the name itself, or with #2, #3, ... when a sibling already has it."""
     names[name] = names.get(name, 0) + 1
     return name if names[name] == 1 else f"{name}#{names[name]}"
 

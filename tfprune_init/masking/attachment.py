@@ -103,7 +103,7 @@ def attach(model: Model, masks: Masks | None = None) -> None:
 
 
 def get_attached_masks(model: Model) -> Masks | None:
-    """The masks a model carries, or None."""
+    """Return the masks a model carries, or None."""
     held = {t.path: get_constraint(t.variable) for t in list_variables(model)}
     masks = {path: constraint.mask for path, constraint in held.items() if constraint is not None}
     return Masks(masks) if masks else None
@@ -216,7 +216,7 @@ def _release(target: ModelVariable) -> None:
 
 
 def _config_attribute(target: ModelVariable) -> str | None:
-    """The attribute through which the layer saves the constraint of the variable, if it has one."""
+    """Return the attribute through which the layer saves the constraint of the variable, if it has one."""
     if not compat.is_keras3(target.layer):
         return None
     missing = object()
@@ -239,7 +239,7 @@ def _find_ways(model: Model) -> dict[int, list[Any]]:
 
 
 def _serialized_layer(way: list[Any]) -> Any:
-    """The outermost layer on the way to a variable that is saved as one piece, by its own config."""
+    """Return the outermost layer on the way to a variable that is saved as one piece, by its own config."""
     return next(layer for layer in way if not _saved_by_layers(layer))
 
 

@@ -52,7 +52,7 @@ class MaskConstraint(keras.constraints.Constraint):  # type: ignore[misc]  # Ker
         return True
 
     def __call__(self, w: Any) -> tf.Tensor:
-        """What an optimizer assigns after its step: `w`, a variable or a tensor, under both constraints."""
+        """Return what an optimizer assigns after its step: `w`, a variable or a tensor, under both constraints."""
         if isinstance(w, (keras.Variable, tf.Variable)):
             self.guard(w)
         w = tf.convert_to_tensor(w)
@@ -80,7 +80,7 @@ class MaskConstraint(keras.constraints.Constraint):  # type: ignore[misc]  # Ker
             unguard_values(holder)
 
     def get_config(self) -> dict[str, Any]:
-        """The mask, eight weights a byte and deflated, as text."""
+        """Return the mask, eight weights a byte and deflated, as text."""
         mask = self.mask
         return {
             "shape": list(mask.shape),
@@ -90,7 +90,7 @@ class MaskConstraint(keras.constraints.Constraint):  # type: ignore[misc]  # Ker
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> MaskConstraint:
-        """The constraint that `get_config` described."""
+        """Return the constraint that `get_config` described."""
         packed = np.frombuffer(zlib.decompress(base64.b64decode(config["bits"])), np.uint8)
         size = int(np.prod(config["shape"], dtype=np.int64))
         mask = np.unpackbits(packed, count=size).astype(bool).reshape(config["shape"])
@@ -98,6 +98,6 @@ class MaskConstraint(keras.constraints.Constraint):  # type: ignore[misc]  # Ker
 
 
 def get_constraint(variable: Variable) -> MaskConstraint | None:
-    """The MaskConstraint on a variable, or None."""
+    """Return the MaskConstraint on a variable, or None."""
     constraint = variable.constraint
     return constraint if isinstance(constraint, MaskConstraint) else None

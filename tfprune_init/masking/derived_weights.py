@@ -35,11 +35,11 @@ class MaskedScale:
         self.constraint = constraint
 
     def __truediv__(self, rank: float) -> MaskedScale:
-        """The scale that Keras multiplies the product with."""
+        """Return the scale that Keras multiplies the product with."""
         return MaskedScale(self.alpha / rank, self.constraint)
 
     def __mul__(self, product: Any) -> tf.Tensor:
-        """The masked product."""
+        """Return the masked product."""
         return self.constraint.masked(self.alpha * tf.convert_to_tensor(product))
 
 

@@ -106,7 +106,7 @@ class _Weights:
         return np.random.default_rng(self.sequence).choice(np.array([-1.0, 1.0]), self.target.shape)
 
     def shuffled(self) -> np.ndarray:
-        """The present values, those that are kept at each other's places."""
+        """Return the present values, those that are kept at each other's places."""
         values = self.present.copy()
         values[self.kept] = np.random.default_rng(self.sequence).permutation(values[self.kept])
         return values
@@ -116,7 +116,7 @@ class _Weights:
         return self._draws(1)[0]
 
     def constant(self) -> float:
-        """Standard deviation of the initializer's values."""
+        """Return the standard deviation of the initializer's values."""
         draws = self._draws(-(-_ENOUGH // self.target.size))
         spread = float(np.std(np.asarray(draws, np.float64)))
         if spread == 0.0:
@@ -128,7 +128,7 @@ class _Weights:
         return spread
 
     def _draws(self, count: int) -> list[np.ndarray]:
-        """The initializer's values for as many seeds; the first seeds are the same for every count."""
+        """Return the initializer's values for as many seeds; the first seeds are the same for every count."""
         initializer, path = _initializer(self.target), self.target.path
         config = initializer.get_config() if hasattr(initializer, "get_config") else {}
         # A copy with a seed of its own: with the seed it has, it would give the present values again.
@@ -153,7 +153,7 @@ class _Weights:
 
 
 def _initializer(target: ModelVariable) -> Any:
-    """What its layer filled the variable with."""
+    """Return what its layer filled the variable with."""
     classes = compat.get_class_names(target.layer)
     # A depthwise convolution of tf_keras has both attributes, and this is the one it uses.
     depthwise = target.name == "kernel" and any(name.startswith("DepthwiseConv") for name in classes)

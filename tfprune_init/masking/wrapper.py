@@ -67,7 +67,7 @@ class PrunableLayer(keras.layers.Wrapper):  # type: ignore[misc]  # Keras has no
         self.built = True
 
     def call(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """What the layer inside computes, which may be called with keywords only."""
+        """Return what the layer inside computes, which may be called with keywords only."""
         return self.layer(*([] if inputs is None else [inputs]), *args, **kwargs)
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
@@ -75,7 +75,7 @@ class PrunableLayer(keras.layers.Wrapper):  # type: ignore[misc]  # Keras has no
         return self.layer.compute_mask(inputs, previous_mask)
 
     def get_prunable_weights(self) -> list[keras.Variable]:
-        """The masked variables: TF-MOT's contract for layers that say what may be pruned."""
+        """Return the masked variables: TF-MOT's contract for layers that say what may be pruned."""
         return list(self.masked_variables().values())
 
     def set_masks(self, masks: dict[str, np.ndarray]) -> None:
@@ -86,11 +86,11 @@ class PrunableLayer(keras.layers.Wrapper):  # type: ignore[misc]  # Keras has no
             variables[path].assign(variables[path])
 
     def get_config(self) -> dict[str, Any]:
-        """Configuration of the wrapper and of the layer inside."""
+        """Return the configuration of the wrapper and of the layer inside."""
         return {**super().get_config(), "masked": list(self.masked)}
 
     def masked_variables(self) -> dict[str, keras.Variable]:
-        """The masked variables, by path within the layer."""
+        """Return the masked variables, by path within the layer."""
         variables = {target.path: target.variable for target in list_variables(self.layer)}
         unknown = self._unknown()
         if unknown:
@@ -218,7 +218,7 @@ def _carries_masks(layer: Layer) -> bool:
 
 
 def to_plain_model(model: Model) -> Any:
-    """The model without wrappers, its zeros checked: itself where it has none.
+    """Return the model without wrappers, its zeros checked: itself where it has none.
 
     Whoever hands out what is made of it compares that with the model.
 

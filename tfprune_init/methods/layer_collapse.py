@@ -40,7 +40,7 @@ def prune_avoiding_layer_collapse(
     alive: Arrays | None,
     final: Fraction | None,
 ) -> tuple[Arrays, Arrays]:
-    """A step to density `wanted` that cuts off no layer as long as another choice is left.
+    """Take a step to density `wanted` that cuts off no layer as long as another choice is left.
 
     A layer is cut off when none of its weights scores any more. The best weight of each layer stays. A step that cuts
     one off nevertheless, because its other weights led to what went, is halved, down to a single weight; a
@@ -80,7 +80,7 @@ def prune_avoiding_layer_collapse(
 
 
 def _raised(score: np.ndarray, spared: np.ndarray) -> np.ndarray:
-    """The scores of a variable with its best, if it scores at all, and what is spared beyond all others."""
+    """Return the scores of a variable with its best, if it scores at all, and what is spared beyond all others."""
     raised = score.copy()
     raised[spared] = np.inf
     best = int(np.argmax(score))
@@ -100,5 +100,5 @@ def _spare(spared: Arrays, masks: Arrays, alive: Arrays | None) -> bool:
 
 
 def count_kept_weights(masks: Mapping[str, np.ndarray]) -> int:
-    """Number of weights that masks keep."""
+    """Return the number of weights that masks keep."""
     return sum(int(np.count_nonzero(mask)) for mask in masks.values())

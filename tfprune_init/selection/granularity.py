@@ -46,7 +46,7 @@ class Groups:
     least: dict[str, int] = field(default_factory=dict)
 
     def count_left(self) -> dict[str, int]:
-        """Number of candidates of each pool."""
+        """Return the number of candidates of each pool."""
         if self.left is None:
             return {pool: score.size for pool, score in self.scores.items()}
         return {pool: int(np.count_nonzero(left)) for pool, left in self.left.items()}

@@ -54,15 +54,15 @@ class Layout:
         return self.extent(self.axes.outputs)
 
     def extent(self, axes: Iterable[int]) -> int:
-        """Number of indices over some of the axes."""
+        """Return the number of indices over some of the axes."""
         return math.prod(self.shape[axis] for axis in axes)
 
     def to_matrix(self, array: np.ndarray) -> np.ndarray:
-        """The matrix view of an array of the variable's shape; shares its memory where that is possible."""
+        """Return the matrix view of an array of the variable's shape; shares its memory where that is possible."""
         return array.transpose(self._order).reshape(self.rows, self.columns)
 
     def from_matrix(self, matrix: np.ndarray) -> np.ndarray:
-        """The array, in row-major order, whose matrix view is given."""
+        """Return the array, in row-major order, whose matrix view is given."""
         moved = matrix.reshape([self.shape[axis] for axis in self._order])
         back = sorted(range(len(self.shape)), key=self._order.__getitem__)
         return np.asarray(moved.transpose(back), order="C")

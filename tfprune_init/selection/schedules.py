@@ -14,7 +14,7 @@ Schedule = Callable[[float, int], Sequence[float]]
 
 
 def exponential(density: float, steps: int) -> list[float]:
-    """The same share of what is left is removed at each step: density^(t / steps), t = 1 .. steps.
+    """Remove the same share of what is left at each step: density^(t / steps), t = 1 .. steps.
 
     Reference: de Jorge et al., Progressive Skeletonization (FORCE), ICLR 2021, equation 8.
 
@@ -27,7 +27,7 @@ def exponential(density: float, steps: int) -> list[float]:
 
 
 def linear(density: float, steps: int) -> list[float]:
-    """The same number of weights is removed at each step: 1 - (1 - density) t / steps, t = 1 .. steps.
+    """Remove the same number of weights at each step: 1 - (1 - density) t / steps, t = 1 .. steps.
 
     Example:
         >>> from tfprune_init.selection.schedules import linear
@@ -38,7 +38,7 @@ def linear(density: float, steps: int) -> list[float]:
 
 
 def one_shot(density: float, steps: int) -> list[float]:
-    """The final density from the first step on; further steps only choose again at that density.
+    """Keep to the final density from the first step on; further steps only choose again at that density.
 
     Example:
         >>> from tfprune_init.selection.schedules import one_shot

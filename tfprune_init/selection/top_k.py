@@ -54,7 +54,7 @@ def keep_top(scores: Arrays, keep: int, alive: Arrays | None = None) -> dict[str
 
 
 def _threshold(scores: Arrays, keep: int, candidates: int, alive: Arrays | None) -> tuple[np.floating, int]:
-    """The `keep`-th highest score, and how many of those equal to it are to be kept."""
+    """Return the `keep`-th highest score, and how many of those equal to it are to be kept."""
     low, high = _bracket(scores, keep, candidates, alive)
     above = _count_above(scores, high, alive)
     near = _between(scores, low, high, alive)
@@ -101,7 +101,7 @@ def _between(scores: Arrays, low: float, high: float, alive: Arrays | None) -> n
 
 
 def _candidates(chosen: np.ndarray, path: str, alive: Arrays | None) -> np.ndarray:
-    """What is chosen, in place, without the positions that are no candidates."""
+    """Return what is chosen, in place, without the positions that are no candidates."""
     if alive is not None:
         chosen &= alive[path]
     return chosen

@@ -59,7 +59,7 @@ def _ordered(score: tf.Tensor) -> tf.Tensor:
 
 
 def _threshold(keys: list[tf.Tensor], keep: tf.Tensor, alive: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The largest integer that at least `keep` candidates reach, found bit by bit from the highest."""
+    """Return the largest integer that at least `keep` candidates reach, found bit by bit from the highest."""
     dtype = keys[0].dtype
     one = tf.ones((), dtype)
 

@@ -78,7 +78,7 @@ def prune_at_init(
 
 
 def get_report(model: Any) -> PruningReport:
-    """The report of the pruning that made a model.
+    """Return the report of the pruning that made a model.
 
     Args:
         model: What `prune_at_init` of this module returned.

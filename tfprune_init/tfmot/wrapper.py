@@ -78,7 +78,7 @@ class PruneAtInit(PruneLowMagnitude):
             self._hold()
 
     def call(self, inputs: Any, *args: Any, training: Any = None, mask: Any = None, **kwargs: Any) -> Any:
-        """What the layer inside computes."""
+        """Return what the layer inside computes."""
         takes = inspect.signature(self.layer.call).parameters
         known = {"training": training, "mask": mask}
         kwargs.update({name: value for name, value in known.items() if name in takes and value is not None})
@@ -96,11 +96,11 @@ class PruneAtInit(PruneLowMagnitude):
         self.layer.reset_states(*args)
 
     def get_prunable_weights(self) -> list[Any]:
-        """The masked variables: TF-MOT's contract for layers that say what may be pruned."""
+        """Return the masked variables: TF-MOT's contract for layers that say what may be pruned."""
         return [weight for weight, _, _ in self.pruning_vars]
 
     def get_config(self) -> dict[str, Any]:
-        """Configuration of the wrapper and of the layer inside; the masks themselves are weights."""
+        """Return the configuration of the wrapper and of the layer inside; the masks themselves are weights."""
         own = [target.path for target in list_variables(self.layer)]
         return {
             **super(PruneLowMagnitude, self).get_config(),
@@ -110,14 +110,14 @@ class PruneAtInit(PruneLowMagnitude):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> PruneAtInit:
-        """The wrapper that `get_config` described, with masks that prune nothing until weights are loaded."""
+        """Return the wrapper that `get_config` described, with masks that prune nothing until weights are loaded."""
         config = dict(config)
         layer = tf_keras.layers.deserialize(config.pop("layer"), custom_objects=custom_objects)
         masks = {path: np.ones(shape, bool) for path, shape in config.pop("masked")}
         return cls(layer, masks, **config)
 
     def _variables(self) -> dict[str, Any]:
-        """The masked variables by path, as far as the layer has all its variables already."""
+        """Return the masked variables by path, as far as the layer has all its variables already."""
         found = list_variables(self.layer)
         paths = [target.path for target in found] if self._paths is None else self._paths
         if len(found) != len(paths):
@@ -156,7 +156,7 @@ class PruneAtInit(PruneLowMagnitude):
 
 
 def _names(masks: Masks) -> list[str]:
-    """A name for each mask, unique in the layer as .h5 files need it, whatever the layers inside are called."""
+    """Return a name for each mask, unique in the layer as .h5 files need it, whatever the layers inside are called."""
     lasts = [f"mask_{path.rsplit('/', 1)[-1]}" for path in masks]
     earlier = [lasts[:i].count(last) for i, last in enumerate(lasts)]
     return [f"{last}_{count}" if count else last for last, count in zip(lasts, earlier, strict=True)]

@@ -137,7 +137,7 @@ def get_masks(model: Any) -> Masks:
 
 
 def unmasked_variables(model: Any) -> tuple[SkippedVariable, ...]:
-    """The variables that a wrapped model does not mask, each with its reason.
+    """Return the variables that a wrapped model does not mask, each with its reason.
 
     Args:
         model: A tf_keras model with TF-MOT wrappers.
@@ -256,7 +256,7 @@ def _lost_methods(model: Any) -> list[str]:
 
 
 def _rebuilt(model: Any, masked: dict[int, np.ndarray], done: dict[int, Any]) -> Any:
-    """The model on new inputs, of the same layers, those with masks inside a wrapper."""
+    """Return the model on new inputs, of the same layers, those with masks inside a wrapper."""
 
     def placed(layer: Any) -> Any:
         if id(layer) not in done:
