@@ -88,7 +88,11 @@ def test_public_calls_leave_no_trace(call: str, package: str) -> None:
 def test_what_is_found_and_put_back() -> None:
     """The generator of Dropout in tf_keras is in no list of variables."""
     model = tf_keras.Sequential(
-        [tf_keras.layers.Input((50,)), tf_keras.layers.Dropout(0.5, rng_type="stateful"), tf_keras.layers.Dense(1)]
+        [
+            tf_keras.layers.Input((50,)),
+            tf_keras.layers.Dropout(0.5, rng_type="stateful", name="dropout"),
+            tf_keras.layers.Dense(1, name="dense"),
+        ]
     )
     x = np.ones((1, 50), "float32")
     model(x, training=True)
