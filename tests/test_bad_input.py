@@ -15,7 +15,7 @@ from model_kinds import KINDS, build, data
 from test_conformance import state
 
 import tfprune_init as tpi
-from tfprune_init.errors import DataError, ModelError, NetworkCollapseError, OptionError, ScoreError
+from tfprune_init.errors import DataError, EnforcementError, ModelError, NetworkCollapseError, OptionError, ScoreError
 from tfprune_init.graph.variables import find_prunable_variables
 
 
@@ -244,3 +244,27 @@ def test_weights_that_are_no_numbers_are_refused(value: float) -> None:
     for method in ("snip", "magnitude"):
         with pytest.raises(ModelError, match=r"Variable 'hidden/kernel' of model 'sequential.*' holds NaN or Inf"):
             tpi.find_masks(model, data(), sparsity=0.5, method=method, verbose=0)
+
+
+def test_a_dtype_that_exact_cannot_change_is_not_blamed_on_the_labels() -> None:
+    class Doubled(keras.layers.Layer):
+        def call(self, x: Any) -> Any:
+            return x * keras.ops.cast(2, "float32")
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), Doubled()])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x, y = np.ones((6, 4), "float32"), np.arange(6) % 3
+    with pytest.raises(ScoreError, match="could not be computed in float64, as 'exact' does"):
+        tpi.score(model, (x, y), "exact", training=True, verbose=0)
+    with pytest.raises(DataError, match="the labels do not suit the loss"):
+        tpi.score(model, (x, np.ones((6, 2))), "exact", verbose=0)
+
+
+def test_a_clone_is_named_where_masks_come_over_new_weights() -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    tpi.attach(model, tpi.find_masks(model, None, sparsity=0.5, method="magnitude", verbose=0))
+    clone = keras.models.clone_model(model)
+    with pytest.raises(EnforcementError, match="clone_model, which copies masks and draws weights anew"):
+        tpi.strip(clone)
+    tpi.attach(clone)
+    assert np.count_nonzero(clone.layers[0].kernel) == 6

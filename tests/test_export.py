@@ -324,3 +324,11 @@ def test_path_must_be_writable(export: Any, tmp_path: Path) -> None:
         export(small(), tmp_path / "missing" / "model.tflite")
     with pytest.raises(OptionError, match="is a folder"):
         export(small(), tmp_path)
+
+
+def test_int8_of_outputs_near_0_blames_their_size(tmp_path: Path, export: Any) -> None:
+    small = keras.initializers.RandomNormal(stddev=1e-12, seed=0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, kernel_initializer=small)])
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    with pytest.raises(ExportError, match="scale the outputs up"):
+        export(model, tmp_path / "m.tflite", quantize="int8", representative_data=x, measure=False)

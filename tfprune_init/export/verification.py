@@ -21,6 +21,10 @@ SCALE_FLOOR = float(np.finfo(np.float32).tiny)
 """Smallest scale of outputs to divide by: below it kernels may flush to zero, and all-zero outputs are legal."""
 
 
+# Below, the converter's int8 outputs of a Dense layer were found to be wrong.
+_SMALLEST_OUTPUT = 1e-7
+
+
 @dataclass(frozen=True)
 class Tolerance:
     """Allowed difference between a file and the model.
@@ -151,7 +155,7 @@ def compare(runs: list[InterpreterRun], reference: dict[str, np.ndarray], quanti
                     f"The {quantize or 'float32'} file disagrees with the Keras model in {name!r} ({run}): "
                     f"{tolerance.measure} {differences[tolerance.measure]:.3g}, allowed {tolerance.limit:g}; "
                     f"largest absolute difference {differences['largest_difference']:.3g} on outputs up to "
-                    f"{np.abs(expected).max():.3g}. {_advice(quantize)}"
+                    f"{np.abs(expected).max():.3g}. {_advice(quantize, float(np.abs(expected).max()))}"
                 )
             for key, value in differences.items():
                 measured[key].append(value)
@@ -236,9 +240,14 @@ def _is_classifier(output: np.ndarray) -> bool:
     return output.ndim == 2 and output.shape[1] > 1 and np.issubdtype(output.dtype, np.floating)
 
 
-def _advice(quantize: str | None) -> str:
+def _advice(quantize: str | None, largest: float) -> str:
     if quantize is None:
         return "The converter or the interpreter is at fault; please report the layers of the model."
+    if quantize in IO and largest < _SMALLEST_OUTPUT:
+        return (
+            "The steps of integer outputs cannot be that small: scale the outputs up, or try quantize='float16'. An "
+            "untrained or pruned model may give nearly 0 for all inputs."
+        )
     if quantize in IO:
         return "Pass more, and more typical, representative_data; or try quantize='float16'."
     return "Try another `quantize`, or None for float32."

@@ -122,9 +122,10 @@ def check_zeros(model: Model) -> None:
     if leaks:
         raise EnforcementError(
             f"Pruned weights came back: {', '.join(leaks)}. Something wrote to them past the optimizer and past "
-            "assign: a training function traced before attach, assign_add or the like on the tf.Variable, a TensorFlow "
-            "checkpoint of a tf_keras model with mixed precision, or LoRA enabled after attach. Call "
-            "tpi.attach(model, masks) again, trace the training function anew, and train."
+            "assign: clone_model, which copies masks and draws weights anew, a training function traced before attach, "
+            "assign_add or the like on the tf.Variable, a TensorFlow checkpoint of a tf_keras model with mixed "
+            "precision, or LoRA enabled after attach. Call tpi.attach(model, masks) again, trace the training function "
+            "anew, and train."
         )
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfprune_init.backend import compat
 from tfprune_init.backend.batches import Batch
 from tfprune_init.backend.overrides import compute_in_float64, override_variables
-from tfprune_init.errors import DataError, ModelError
+from tfprune_init.errors import DataError, ModelError, PruningError, ScoreError
 from tfprune_init.graph.variables import ModelVariable, list_variables
 from tfprune_init.progress import make_progress
 from tfprune_init.scoring.masked_model import Arrays, MaskedModel, label_errors
@@ -67,8 +67,18 @@ def _losses(network: MaskedModel, batch: Batch, path: str | None, positions: np.
     target = next((t for t in network.targets if t.path == path), None)
     # Always the same number of positions, so that there is one trace.
     padded = np.resize(positions, _at_once(target)) if target else positions
-    with label_errors(batch, network.loss.advice):
-        losses = network.compiled(_losses_without, path)(batch.x, batch.y, batch.sample_weight, tf.constant(padded))
+    measure = network.compiled(_losses_without, path)
+    try:
+        losses = measure(batch.x, batch.y, batch.sample_weight, tf.constant(padded))
+    except PruningError:
+        raise
+    except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+        with label_errors(batch, network.loss.advice):
+            network.judged(batch.x, batch.y, batch.sample_weight)
+        raise ScoreError(
+            f"Model {network.model.name!r} could not be computed in float64, as 'exact' does: it probably makes "
+            f"tensors of a fixed dtype by itself. Let its layers cast them to the dtype of their inputs. Cause: {error}"
+        ) from error
     return np.asarray(losses)[: positions.size]
 
 
