@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,23 @@ def test_densities_are_those_of_the_schedule(package: str) -> None:
     assert [(epoch, round(density * size)) for epoch, density in pruning.history] == list(
         zip([1, 2, 3, 4], expected, strict=True)
     )
+
+
+def test_a_layer_with_its_own_sparsity_gets_there_as_the_others_do() -> None:
+    model = build("sequential", "keras")
+    named = find_prunable_variables(model).prunable[0]
+    pruning = tpi.PruneDuringTraining(
+        data(), sparsity=0.75, every=1, delay=0, events=4, allocation={named.path: 0.2}, method="magnitude"
+    )
+    kept: list[int] = []
+    watch = KERAS["keras"].callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: kept.append(int(pruning.masks[named.path].sum()))
+    )
+    model.fit(*data(), epochs=4, batch_size=12, verbose=0, callbacks=[pruning, watch])
+    # The network is at 1/2, 3/8, 5/16 and 1/4, so the layer has 1/3, 1/6, 1/12 and nothing of its 20% still to lose.
+    shares = [Fraction(4, 5) + Fraction(1, 5) * left for left in (Fraction(1, 3), Fraction(1, 6), Fraction(1, 12), 0)]
+    assert kept == [int(named.size * share) for share in shares]
+    assert len(set(kept)) == 4
 
 
 @both

@@ -131,7 +131,9 @@ class PruneDuringTraining(BackendCallback):
         held: Mapping[str, np.ndarray] = get_attached_masks(self.model) or {}
         left = {t.path: held.get(t.path, np.ones(t.shape, bool)) for t in targets}
         with ScoringEngine(self.model, targets, data=self._batches, **resolved.engine_options) as engine:
-            found = search_masks(engine, self._selector, resolved, Goal(density), verbose=0, left=left)
+            found = search_masks(
+                engine, self._selector, resolved, Goal(density, last=self._densities[-1]), verbose=0, left=left
+            )
         conclude_search(self.model, found, self._prune_bias)
         attach(self.model, found.masks)
         self.model.make_train_function(force=True)  # fit goes on with it

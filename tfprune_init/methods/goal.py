@@ -28,10 +28,12 @@ class Goal:
     Attributes:
         share: Share to keep, in (0, 1]: of the groups, or of what the budget limits.
         limit: The budget; None where a sparsity was asked for.
+        last: Share to keep after the last of several searches, of which this is one; None if it is the only one.
     """
 
     share: Fraction
     limit: Limit | None = None
+    last: Fraction | None = None
 
 
 class Limit:

@@ -143,7 +143,7 @@ def search_masks(
     """
     began = time.perf_counter()
     method = resolved.method
-    final = goal.share if goal.limit is None else None
+    final = (goal.last or goal.share) if goal.limit is None else None
     plan = compute_densities(method.schedule, goal.share, method.steps)
     targets = selector.variables.prunable
     masks: Arrays = {t.path: np.ones(t.shape, bool) for t in targets} if left is None else left
