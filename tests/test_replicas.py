@@ -57,7 +57,7 @@ alone, spread = twins("float64")
 
 replicas = find_replicas(spread)
 result["replicas"] = [replicas.count, replicas.workers]
-result["parts"] = [[part.start, part.stop] for part in replicas.parts(13)]
+result["parts"] = [[part.start, part.stop] for part in replicas.split_examples(13)]
 def compared(method, data=data, **options):
     return furthest(*(tpi.score(model, data, method, **options) for model in (alone, spread)))
 

@@ -72,7 +72,7 @@ class Batches:
     def _read_dataset(self, dataset: Any) -> Iterator[tuple[Any, ...]]:
         divided = isinstance(dataset, tf.distribute.DistributedDataset)
         for element in dataset:
-            whole = self._replicas.whole(element) if divided else element
+            whole = self._replicas.gather_batch(element) if divided else element
             yield whole if isinstance(whole, tuple) else (whole,)
 
     def _walk(self) -> Iterator[Batch]:

@@ -30,11 +30,11 @@ class Replicas:
     workers: int = 1
 
     @property
-    def several(self) -> bool:
+    def are_several(self) -> bool:
         """Whether there is more than one."""
         return self.count > 1
 
-    def parts(self, examples: int) -> list[slice]:
+    def split_examples(self, examples: int) -> list[slice]:
         """Which of a number of examples each replica takes: as equal as can be.
 
         Raises:
@@ -48,44 +48,44 @@ class Replicas:
         ends = [examples * (i + 1) // self.count for i in range(self.count)]
         return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
-    def shared(self, batch: Any, examples: int) -> Any:
+    def share_batch(self, batch: Any, examples: int) -> Any:
         """Return a nested batch with its examples divided among the replicas, and what has no examples as it is.
 
         Raises:
             DataError: If there are fewer examples than replicas, or a tensor is ragged or sparse.
         """
-        parts = self.parts(examples)
+        parts = self.split_examples(examples)
 
-        def divided(leaf: Any) -> Any:
+        def divide(leaf: Any) -> Any:
             if isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor)):
                 raise DataError(
                     "Replicas share a batch by its rows, which takes dense tensors. "
                     f"Received: a {type(leaf).__name__}; make it dense, with x.to_tensor() or tf.sparse.to_dense(x)."
                 )
-            return leaf if leaf is None else self.each(lambda i: leaf[parts[i]])
+            return leaf if leaf is None else self.make_values(lambda i: leaf[parts[i]])
 
-        return tf.nest.map_structure(divided, batch)
+        return tf.nest.map_structure(divide, batch)
 
-    def each(self, value_of: Callable[[int], Any]) -> Any:
+    def make_values(self, value_of: Callable[[int], Any]) -> Any:
         """Return a value for each replica, by its number."""
         assert self.strategy is not None
         return self.strategy.experimental_distribute_values_from_function(
             lambda context: tf.convert_to_tensor(value_of(context.replica_id_in_sync_group))
         )
 
-    def total(self, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+    def sum_results(self, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
         """Return what a function gives, run on each replica and added up over all of them; None stays None."""
         if self.strategy is None:
             return function(*arguments)
         strategy = self.strategy
         results = strategy.run(carry_overrides(function), arguments)
 
-        def added(result: Any) -> Any:
+        def add_up(result: Any) -> Any:
             return None if result is None else strategy.reduce(tf.distribute.ReduceOp.SUM, result, axis=None)
 
-        return tf.nest.map_structure(added, results)
+        return tf.nest.map_structure(add_up, results)
 
-    def whole(self, element: Any) -> Any:
+    def gather_batch(self, element: Any) -> Any:
         """Return a nested element of a distributed dataset as one global batch, the same on every worker."""
         if self.strategy is None:
             return element
@@ -111,7 +111,7 @@ class Replicas:
         own = np.frombuffer(digest.digest(), np.int32)
         assert self.strategy is not None
         # Where all are alike, the sum is a multiple of each. TensorFlow would trace a new function to gather them.
-        added_up = self.strategy.reduce("SUM", self.each(lambda i: own), axis=None).numpy()
+        added_up = self.strategy.reduce("SUM", self.make_values(lambda i: own), axis=None).numpy()
         if (added_up != own * np.int32(self.count)).any():
             raise ReplicaError(f"The {self.workers} workers hold different {what}. {advice}")
 

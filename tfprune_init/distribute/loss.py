@@ -54,12 +54,12 @@ class SharedLoss:
             self._compiled(y, y_pred, sample_weight)
         return [part.total for part in parts], [part.count for part in parts]
 
-    def divided(self, totals: list[tf.Tensor], counts: list[tf.Tensor]) -> list[tf.Tensor]:
+    def divide(self, totals: list[tf.Tensor], counts: list[tf.Tensor]) -> list[tf.Tensor]:
         """Divide this replica's sums by the counts of the whole batch."""
         adds = [entry.loss.reduction == "sum" for entry in self._entries]
         return [t if a else tf.math.divide_no_nan(t, c) for t, c, a in zip(totals, counts, adds, strict=True)]
 
-    def weighted(self, losses: list[tf.Tensor]) -> list[tf.Tensor]:
+    def weigh(self, losses: list[tf.Tensor]) -> list[tf.Tensor]:
         """Multiply each loss by its loss weight."""
         weights = [entry.loss_weights for entry in self._entries]
         return [loss if weight is None else loss * weight for loss, weight in zip(losses, weights, strict=True)]

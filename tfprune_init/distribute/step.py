@@ -89,8 +89,8 @@ class Steps:
             scaled = model.optimizer.scale_loss(parts[0])
         gradients = tape.gradient(scaled, variables)
         states, seeds = forward.states(), forward.seeds()
-        averages = [_share_of(value, weight) for _, value in states]
-        gradients, averages, losses = _added_up((gradients, averages, parts))
+        averages = [_compute_share(value, weight) for _, value in states]
+        gradients, averages, losses = _sum_over_replicas((gradients, averages, parts))
         self._follow(forward, share, losses)
 
         def change(gradients: Any, values: Any) -> None:
@@ -108,18 +108,18 @@ class Steps:
         share = _as_share(element)
         forward = StatelessCall(self._model, share.x, training=False)
         parts, _ = self._parts(forward, share)
-        self._follow(forward, share, _added_up(parts))
+        self._follow(forward, share, _sum_over_replicas(parts))
         return share.mark
 
     def _parts(self, forward: StatelessCall, share: Shard) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Compute this replica's part of the total and of each compiled loss, and the weight of its examples."""
-        totals, counts = self._loss.parts(*_counting((share.y, forward.outputs, share.sample_weight), share))
+        totals, counts = self._loss.parts(*_drop_uncounted((share.y, forward.outputs, share.sample_weight), share))
         examples = tf.cast(share.examples, keras.config.floatx())
-        *counts, whole = _added_up([*map(tf.stop_gradient, counts), examples])
+        *counts, whole = _sum_over_replicas([*map(tf.stop_gradient, counts), examples])
         weight = examples / whole
-        losses = self._loss.divided(totals, counts)
+        losses = self._loss.divide(totals, counts)
         # What layers add is taken as a mean over examples; so weights are regularized once.
-        everything = [*self._loss.weighted(losses), *(_share_of(value, weight) for value in forward.losses)]
+        everything = [*self._loss.weigh(losses), *(_compute_share(value, weight) for value in forward.losses)]
         if not everything:
             raise ModelError(f"Model {self._model.name!r} has no loss: give one to model.compile(loss=...).")
         return [tf.add_n([tf.cast(value, weight.dtype) for value in everything]), *losses], weight
@@ -133,7 +133,7 @@ class Steps:
             tracker.update_state(loss)  # Keras gives every batch the same weight here
         metrics = get_compiled_metrics(model)
         if metrics is not None:
-            metrics.update_state(*_counting((share.y, forward.outputs, share.sample_weight), share))
+            metrics.update_state(*_drop_uncounted((share.y, forward.outputs, share.sample_weight), share))
         for variable, value in forward.counts():
             variable.assign(tf.where(share.examples > 0, value, variable))
 
@@ -154,7 +154,7 @@ def _never_empty(leaf: tf.Tensor) -> tf.Tensor:
     return tf.cond(tf.shape(leaf)[0] > 0, lambda: leaf, lambda: tf.zeros([1, *leaf.shape[1:]], leaf.dtype))
 
 
-def _counting(nested: Any, share: Shard) -> Any:
+def _drop_uncounted(nested: Any, share: Shard) -> Any:
     """Drop the rows of examples that do not count from nested tensors with one row per example."""
 
     def rows(leaf: tf.Tensor) -> tf.Tensor:
@@ -168,7 +168,7 @@ def _counting(nested: Any, share: Shard) -> Any:
     return tf.nest.map_structure(rows, nested)
 
 
-def _added_up(values: Any) -> Any:
+def _sum_over_replicas(values: Any) -> Any:
     """Sum nested tensors over all replicas; None stays None."""
     replica = tf.distribute.get_replica_context()
     flat = tf.nest.flatten(values)
@@ -181,7 +181,7 @@ def _added_up(values: Any) -> Any:
     return tf.nest.pack_sequence_as(values, flat)
 
 
-def _share_of(value: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+def _compute_share(value: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
     """Compute this replica's contribution to an example-weighted mean; integer states come from replica 0."""
     if not value.dtype.is_floating:
         first = tf.distribute.get_replica_context().replica_id_in_sync_group == 0

@@ -85,8 +85,8 @@ def run_one(context: ExperimentContext, config: RunConfig) -> Run:
     progress = _Progress()
     accuracy = loss = error = None
     try:
-        with _without_old_news():
-            accuracy, loss = _trained(context, config, progress)
+        with _silence_expected_messages():
+            accuracy, loss = _train(context, config, progress)
         error = None if progress.report is None else progress.report.collapse
         status = "trained" if error is None else "collapsed"
     except NetworkCollapseError as reason:
@@ -127,25 +127,25 @@ def run_one(context: ExperimentContext, config: RunConfig) -> Run:
 
 
 @contextmanager
-def _without_old_news() -> Iterator[None]:
+def _silence_expected_messages() -> Iterator[None]:
     """Silence what each run may say anew.
 
     Functions are traced often, as each run trains a new model; data of unknown size ends; networks collapse, which the
     rows tell.
     """
 
-    def is_news(record: logging.LogRecord) -> bool:
+    def is_unexpected(record: logging.LogRecord) -> bool:
         return "triggered tf.function retracing" not in record.getMessage()
 
     logger = tf.get_logger()
-    logger.addFilter(is_news)
+    logger.addFilter(is_unexpected)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Your input ran out of data")
             warnings.simplefilter("ignore", NetworkCollapseWarning)
             yield
     finally:
-        logger.removeFilter(is_news)
+        logger.removeFilter(is_unexpected)
 
 
 @dataclass
@@ -167,7 +167,7 @@ class _Progress:
         self.names = make_stable_paths(model, report.masks)
 
 
-def _trained(context: ExperimentContext, config: RunConfig, progress: _Progress) -> tuple[float, float | None]:
+def _train(context: ExperimentContext, config: RunConfig, progress: _Progress) -> tuple[float, float | None]:
     spec, data = config.spec, context.data
     model = context.model(config.seed)
     if model_fingerprint(model) != config.model:

@@ -47,8 +47,8 @@ def average_over_batches(
         DataError: If the loss is NaN or Inf, or the labels do not suit the loss.
         ScoreError: If a derivative is NaN or Inf, or the loss does not depend on a path at all.
     """
-    network.settle()
-    run = network.compiled(_added_up, measurement, within, temperature)
+    network.write_masked_weights()
+    run = network.trace(_sum_over_replicas, measurement, within, temperature)
     batches = network.take(fresh)
     by_examples = not network.loss.sums_examples
     total: Arrays = {}
@@ -95,12 +95,12 @@ def _run(
 ) -> tuple[float, list[np.ndarray]]:
     scale, examples = network.scale, (batch.x, batch.y, batch.sample_weight)
     shares: Any = tf.constant(scale)
-    if network.replicas.several:
+    if network.replicas.are_several:
         dtype = np.result_type(*network.weights.values())
-        sizes = [part.stop - part.start for part in network.replicas.parts(batch.examples)]
+        sizes = [part.stop - part.start for part in network.replicas.split_examples(batch.examples)]
         parts = [1.0 if network.loss.sums_examples else size / batch.examples for size in sizes]
-        shares = network.replicas.each(lambda i: tf.constant(scale * parts[i], dtype))
-        examples = network.replicas.shared(examples, batch.examples)
+        shares = network.replicas.make_values(lambda i: tf.constant(scale * parts[i], dtype))
+        examples = network.replicas.share_batch(examples, batch.examples)
     with label_errors(batch, network.loss.advice):
         loss, values = run(*examples, shares, *arguments)
     lost = [path for path, value in zip(paths, values, strict=True) if value is None]
@@ -113,13 +113,13 @@ def _run(
     return float(loss), arrays if network.scale == 1.0 else [array / network.scale for array in arrays]
 
 
-def _added_up(network: MaskedModel, *arguments: Any) -> Any:
+def _sum_over_replicas(network: MaskedModel, *arguments: Any) -> Any:
     """Add up a measurement over the replicas' parts of the batch, while it is traced."""
     *given, measurement, within, temperature = arguments
     # Around all replicas, not within one: they are traced in turns.
-    together = sync_batch_statistics(network.model) if network.replicas.several else nullcontext()
+    together = sync_batch_statistics(network.model) if network.replicas.are_several else nullcontext()
     with within(network), together:
-        return network.replicas.total(partial(measurement, network), [*given, temperature])
+        return network.replicas.sum_results(partial(measurement, network), [*given, temperature])
 
 
 def is_all_finite(value: np.ndarray) -> bool:

@@ -162,8 +162,8 @@ class ScoringEngine(MaskedModel):
             passes no signal. None if there is no data and none can be made up, or if nothing about the inputs can
             be differentiated.
         """
-        self.settle()
-        behind, x = self._behind_strings() if find_string_inputs(self.model) else ((), self.some_input())
+        self.write_masked_weights()
+        behind, x = self._behind_strings() if find_string_inputs(self.model) else ((), self.make_input())
         if x is None:
             return None
         strengths = self._measure_signal(take_examples(self.model, x, _EXAMPLES_FOR_SIGNAL), behind)
@@ -176,13 +176,13 @@ class ScoringEngine(MaskedModel):
     def _measure_signal(self, x: Any, behind: tuple[Any, ...]) -> list[float]:
         # Looked at once, so a graph would cost more than it saves; but replicas exchange statistics within a graph, and
         # only there can the Dropout of tf_keras be given a seed.
-        if compat.is_keras3(self.model) and not self.replicas.several:
+        if compat.is_keras3(self.model) and not self.replicas.are_several:
             return [float(strength) for strength in gradients.measure_signal(self, x, behind)]
-        return [float(strength) for strength in self.compiled(gradients.measure_signal, behind)(x)]
+        return [float(strength) for strength in self.trace(gradients.measure_signal, behind)(x)]
 
     def _behind_strings(self) -> tuple[tuple[Any, ...], Any]:
         """Cut a model that takes strings: what is behind the layers that take them, and what it gets from these."""
-        x = self.some_input()
+        x = self.make_input()
         if self._cut is None:
             return (), x
         return (self._cut.rest,), (

@@ -74,7 +74,7 @@ class MaskedModel:
         for name, value in {"batches": batches, "training": training, "seed": seed, "jit_compile": jit_compile}.items():
             OPTIONS[name].check(value)
         self.replicas = find_replicas(model)
-        if jit_compile and self.replicas.several:
+        if jit_compile and self.replicas.are_several:
             raise OptionError(
                 f"jit_compile=True works on one device; {self.replicas.count} replicas exchange results within a step, "
                 "which XLA compiles on TPUs by itself and nowhere else. Leave it out."
@@ -131,7 +131,7 @@ class MaskedModel:
         """Whether there are batches to look at."""
         return self._batches is not None
 
-    def some_input(self) -> Any:
+    def make_input(self) -> Any:
         """Return the inputs of the last batch; random without data; None if their shapes are unknown too."""
         if self.has_data:
             return self.take(fresh=False)[0].x
@@ -160,7 +160,7 @@ class MaskedModel:
             self._absolute = [tf.abs(tf.cast(self._dense[t.path], tf.float64)) for t in self.targets]
         return self._absolute
 
-    def settle(self) -> None:
+    def write_masked_weights(self) -> None:
         """Write the masked weights into the model's variables, for measurements that read these."""
         if self._stale and self.masks is not None:
             for target in self.targets:
@@ -184,11 +184,11 @@ class MaskedModel:
             state.assign([self.seed % 2**32, self._taken * 2**16 + i])
         return self._last
 
-    def judged(self, x: Any, y: Any, sample_weight: Any, temperature: float = 1.0) -> tf.Tensor:
+    def compute_loss(self, x: Any, y: Any, sample_weight: Any, temperature: float = 1.0) -> tf.Tensor:
         """Compute the loss of the masked network on one batch, while a measurement is traced."""
         return self.loss.judge(x, y, sample_weight, self.training, temperature)
 
-    def compiled(self, measurement: Callable[..., Any], *settings: Hashable) -> Any:
+    def trace(self, measurement: Callable[..., Any], *settings: Hashable) -> Any:
         """Get a measurement as a graph, traced once per state of the model and kind of batch.
 
         Whatever layers write while it runs is undone after it, so that all measurements look at the same network.

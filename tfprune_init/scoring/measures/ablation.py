@@ -34,7 +34,7 @@ def measure_loss_changes(network: MaskedModel, chosen: Mapping[str, np.ndarray])
         The differences, by path, in the order of the positions.
     """
     _refuse_fresh_dropout(network)
-    network.settle()
+    network.write_masked_weights()
     batches = network.take(fresh=True)
     examples = sum(batch.examples for batch in batches)
     changes = {path: np.zeros(len(positions)) for path, positions in chosen.items()}
@@ -67,14 +67,14 @@ def _losses(network: MaskedModel, batch: Batch, path: str | None, positions: np.
     target = next((t for t in network.targets if t.path == path), None)
     # Always the same number of positions, so that there is one trace.
     padded = np.resize(positions, _at_once(target)) if target else positions
-    measure = network.compiled(_losses_without, path)
+    measure = network.trace(_losses_without, path)
     try:
         losses = measure(batch.x, batch.y, batch.sample_weight, tf.constant(padded))
     except PruningError:
         raise
     except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
         with label_errors(batch, network.loss.advice):
-            network.judged(batch.x, batch.y, batch.sample_weight)
+            network.compute_loss(batch.x, batch.y, batch.sample_weight)
         raise ScoreError(
             f"Model {network.model.name!r} could not be computed in float64, as 'exact' does: it probably makes "
             f"tensors of a fixed dtype by itself. Let its layers cast them to the dtype of their inputs. Cause: {error}"
@@ -99,7 +99,7 @@ def _losses_without(
             override_variables(network.model, list_variables(network.model), values),
             network.loss.in_float64(),
         ):
-            return tf.cast(network.judged(x, y, sample_weight), tf.float64)
+            return tf.cast(network.compute_loss(x, y, sample_weight), tf.float64)
 
     return tf.vectorized_map(loss_without, positions)
 

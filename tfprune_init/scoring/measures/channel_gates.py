@@ -53,7 +53,7 @@ def measure_gate_derivatives(
     _HERE.gates = gates
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(list(gates.values()))
-        loss = network.judged(x, y, sample_weight, temperature)
+        loss = network.compute_loss(x, y, sample_weight, temperature)
         scaled = loss * tf.cast(scale, loss.dtype)
     derivatives = tape.gradient(scaled, list(gates.values()))
     return loss, [None if d is None else to_score_dtype(tf.convert_to_tensor(d)) for d in derivatives]

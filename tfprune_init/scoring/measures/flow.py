@@ -28,7 +28,7 @@ def measure_flow(network: MaskedModel) -> Arrays:
     paths = [target.path for target in network.targets]
     masks = None if network.masks is None else [tf.convert_to_tensor(network.masks[path]) for path in paths]
     try:
-        shares, reached = network.compiled(_shares)(ones, network.absolute(), masks)
+        shares, reached = network.trace(_shares)(ones, network.absolute(), masks)
     except PruningError:
         raise
     except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
@@ -84,7 +84,7 @@ def _ones(network: MaskedModel) -> Any:
             f"{network.model.name!r} takes strings. Prune the model behind the layers that turn them into numbers, "
             "which shares its weights: tpi.cut_string_inputs(model)."
         )
-    x = network.some_input()
+    x = network.make_input()
     if x is None:
         raise OptionError(
             f"SynFlow needs the shape of an input, which subclassed model {network.model.name!r} does not tell: pass "

@@ -21,7 +21,7 @@ def measure_gradients(
     tensors = [target.tensor for target in network.targets]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(tensors)
-        loss = network.judged(x, y, sample_weight, temperature)
+        loss = network.compute_loss(x, y, sample_weight, temperature)
         scaled = loss * tf.cast(scale, loss.dtype)
     return loss, [None if g is None else _dense(g) for g in tape.gradient(scaled, tensors)]
 
@@ -39,7 +39,7 @@ def measure_hessian_product(
         outer.watch(tensors)
         with tf.GradientTape(watch_accessed_variables=False) as inner:
             inner.watch(tensors)
-            loss = network.judged(x, y, sample_weight, temperature)
+            loss = network.compute_loss(x, y, sample_weight, temperature)
             scaled = loss * tf.cast(scale, loss.dtype)
         slope = _directional(inner.gradient(scaled, tensors), vectors)
     products = outer.gradient(slope, tensors)
