@@ -19,7 +19,7 @@ from tfprune_init.backend.layer_copy import copy_layer, copy_state
 from tfprune_init.backend.model_state import find_layer_variables, restore_state
 from tfprune_init.compaction import compact
 from tfprune_init.errors import DataError, ExportError, ModelError, OptionError
-from tfprune_init.experiments.inputs import model_fingerprint
+from tfprune_init.training.inputs import model_fingerprint
 
 
 def classes(package: str) -> dict[str, type]:

@@ -16,7 +16,7 @@ import keras, numpy as np, tensorflow as tf
 strategy = tf.distribute.MultiWorkerMirroredStrategy()
 import tfprune_init as tpi
 from tfprune_init import distribute
-from tfprune_init.distribute.optimizer import get_optimizer_variables
+from tfprune_init.backend.optimizers import get_optimizer_variables
 from tfprune_init.backend.compat import get_replica_variables
 from tfprune_init.graph.variables import find_prunable_variables
 

@@ -404,7 +404,7 @@ def test_steps_by_hand_data_of_every_kind_and_what_replicas_may_not_share() -> N
 RESUMED = (
     REPLICAS
     + """
-from tfprune_init.distribute.optimizer import get_optimizer_variables
+from tfprune_init.backend.optimizers import get_optimizer_variables
 
 
 class Interrupted(Exception):

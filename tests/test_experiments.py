@@ -26,7 +26,7 @@ import tfprune_init as tpi
 from tfprune_init.errors import DataError, ModelError, OptionError, PruningError
 from tfprune_init.experiments import Results, Run
 from tfprune_init.experiments.guessing import is_above_guessing
-from tfprune_init.experiments.inputs import ExperimentData, model_fingerprint
+from tfprune_init.training.inputs import ExperimentData, model_fingerprint
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(256, 8)).astype("float32")

@@ -15,8 +15,8 @@ from tfprune_cli.losses import check_loss_options, find_loss
 from tfprune_init import models
 from tfprune_init.checks import suggest
 from tfprune_init.errors import OptionError
-from tfprune_init.experiments.inputs import prepare_data
 from tfprune_init.records import check_record
+from tfprune_init.training.inputs import prepare_data
 
 if sys.version_info >= (3, 11):
     import tomllib

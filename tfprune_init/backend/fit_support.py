@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.contracts import require
+from tfprune_init.backend.optimizers import find_optimizers
 
 _MIRRORED = ("MirroredStrategy", "MultiWorkerMirroredStrategy")
 _INSTEAD = "Train it with tfprune_init.distribute.fit(model, data), which can."
@@ -59,10 +60,3 @@ def is_in_cluster(strategy: Any) -> bool:
     resolver = getattr(strategy, "cluster_resolver", None)
     mirrored = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
     return mirrored and resolver is not None and bool(resolver.cluster_spec().as_dict())
-
-
-def find_optimizers(optimizer: Any) -> list[Any]:
-    """Return an optimizer, and those that it leaves the work to."""
-    inner = getattr(optimizer, "inner_optimizer", None)
-    parts = getattr(optimizer, "optimizers", []) if inner is None else [inner]
-    return [optimizer, *(one for part in parts for one in find_optimizers(part))]

@@ -37,6 +37,22 @@ def list_slots(optimizer: Any) -> list[tuple[Any, Any]]:
     return [pair for slots in lists for pair in zip(slots, variables, strict=True)]
 
 
+def find_optimizers(optimizer: Any) -> list[Any]:
+    """Return an optimizer, and those that it leaves the work to."""
+    inner = getattr(optimizer, "inner_optimizer", None)
+    parts = getattr(optimizer, "optimizers", []) if inner is None else [inner]
+    return [optimizer, *(one for part in parts for one in find_optimizers(part))]
+
+
+def get_optimizer_variables(optimizer: Any) -> list[Any]:
+    """List every variable on which an optimizer's next step depends, also those it does not list."""
+    found = []
+    for one in find_optimizers(optimizer):
+        # Nadam's running product is in no list.
+        found += [*one.variables, *(value for value in vars(one).values() if isinstance(value, keras.Variable))]
+    return list({id(variable): variable for variable in found}.values())
+
+
 def is_divided(optimizer: Any) -> bool:
     """Return whether an optimizer leaves each variable to one of several others."""
     return "MultiOptimizer" in get_class_names(optimizer)

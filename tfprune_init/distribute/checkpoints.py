@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from tfprune_init.backend import compat
-from tfprune_init.distribute.optimizer import get_optimizer_variables
+from tfprune_init.backend.optimizers import get_optimizer_variables
 from tfprune_init.errors import CheckpointError
 from tfprune_init.files import atomic_write, read_npz
 from tfprune_init.graph.variables import list_variables

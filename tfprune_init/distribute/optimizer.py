@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import tensorflow as tf
 
-from tfprune_init.backend.fit_support import find_optimizers
 from tfprune_init.backend.trainer import can_update_in_replica
 
 
@@ -28,12 +26,3 @@ def update_local_copies(anchor: tf.Variable, change: Callable[..., None], *argum
         strategy.extended.update(anchor, lambda _, *own: change(*own), args=values, group=False)
 
     tf.distribute.get_replica_context().merge_call(merged, args=arguments)
-
-
-def get_optimizer_variables(optimizer: Any) -> list[Any]:
-    """List every variable on which an optimizer's next step depends, also those it does not list."""
-    found = []
-    for one in find_optimizers(optimizer):
-        # Nadam's running product is in no list.
-        found += [*one.variables, *(value for value in vars(one).values() if isinstance(value, keras.Variable))]
-    return list({id(variable): variable for variable in found}.values())

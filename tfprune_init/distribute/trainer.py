@@ -8,10 +8,10 @@ import numpy as np
 from rich.progress import Progress, TaskID
 
 from tfprune_init.backend import compat
+from tfprune_init.backend.optimizers import get_optimizer_variables
 from tfprune_init.backend.replicas import find_replicas
 from tfprune_init.distribute.callbacks import Callbacks
 from tfprune_init.distribute.checkpoints import Checkpoint
-from tfprune_init.distribute.optimizer import get_optimizer_variables
 from tfprune_init.distribute.sharding import ShardedEpochs
 from tfprune_init.distribute.step import Steps
 from tfprune_init.errors import DataError

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.fit_support import is_in_cluster
+from tfprune_init.backend.optimizers import get_optimizer_variables
 from tfprune_init.backend.trainer import build_symbolically
-from tfprune_init.distribute.optimizer import get_optimizer_variables
 from tfprune_init.errors import ModelError, OptionError, ReplicaError
 
 _STRATEGIES = ("OneDeviceStrategy", "MirroredStrategy", "MultiWorkerMirroredStrategy", "TPUStrategy")

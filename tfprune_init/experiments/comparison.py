@@ -15,7 +15,6 @@ import tensorflow as tf
 from tfprune_init.backend import compat
 from tfprune_init.checks import check_integer
 from tfprune_init.errors import DataError, OptionError
-from tfprune_init.experiments.inputs import check_callable, model_fingerprint, prepare_data
 from tfprune_init.experiments.processes import run_in_processes
 from tfprune_init.experiments.progress import Progress
 from tfprune_init.experiments.results import Results, Run
@@ -23,6 +22,7 @@ from tfprune_init.experiments.run_config import DENSE, MethodSpec, RunConfig, pa
 from tfprune_init.experiments.runner import ExperimentContext, run_one
 from tfprune_init.experiments.storage import RUNS, load_run, prepare_folder
 from tfprune_init.progress import is_progress_shown
+from tfprune_init.training.inputs import check_callable, model_fingerprint, prepare_data
 from tfprune_init.version import __version__
 
 _MOST_SEEDS = 100_000

@@ -13,10 +13,10 @@ from dataclasses import replace
 import tensorflow as tf
 
 from tfprune_init.errors import OptionError, PruningError
-from tfprune_init.experiments.inputs import prepare_data
 from tfprune_init.experiments.results import Run
 from tfprune_init.experiments.run_config import RunConfig
 from tfprune_init.experiments.runner import ExperimentContext, run_one
+from tfprune_init.training.inputs import prepare_data
 
 _context: ExperimentContext
 

@@ -21,7 +21,6 @@ from tfprune_init.backend.compat import get_keras, is_compiled, set_random_seed
 from tfprune_init.backend.protocols import Model
 from tfprune_init.errors import ModelError, NetworkCollapseError, NetworkCollapseWarning, OptionError
 from tfprune_init.experiments.guessing import is_above_guessing
-from tfprune_init.experiments.inputs import ExperimentData, make_model, model_fingerprint
 from tfprune_init.experiments.results import Run
 from tfprune_init.experiments.run_config import DENSE, RunConfig, to_plain_values
 from tfprune_init.experiments.stable_paths import make_stable_paths
@@ -31,6 +30,7 @@ from tfprune_init.graph.variables import find_prunable_variables
 from tfprune_init.masking.wrapper import strip
 from tfprune_init.masks import Masks
 from tfprune_init.report import PruningReport
+from tfprune_init.training.inputs import ExperimentData, make_model, model_fingerprint
 
 
 @dataclass(frozen=True)

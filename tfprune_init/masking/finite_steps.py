@@ -8,9 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune_init.backend import compat
-from tfprune_init.backend.fit_support import find_optimizers
 from tfprune_init.backend.instance_methods import guard_values, replace_method, restore_method, unguard_values
-from tfprune_init.backend.optimizers import list_factored_moments
+from tfprune_init.backend.optimizers import find_optimizers, list_factored_moments
 from tfprune_init.errors import EnforcementError
 
 # What optimizers start their second moments from, or add to them. At least one of them must not be zero.
