@@ -17,7 +17,7 @@ from tfprune_init.masking.wrapper import PrunableLayer, strip, wrap
 from tfprune_init.version import __version__
 
 if TYPE_CHECKING:
-    from tfprune_init import datasets, distribute, errors, models, plots, reports, tfmot
+    from tfprune_init import datasets, distribute, errors, models, plots, reports, tfmot, training
     from tfprune_init.api import find_masks, prune_at_init, score
     from tfprune_init.compaction import Compaction, compact
     from tfprune_init.errors import PruningError
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tfprune_init.report import PruningReport
     from tfprune_init.scoring.criteria import register_criterion
     from tfprune_init.selection import Budget, register_allocation, register_granularity
+    from tfprune_init.training import run
 
 __all__ = [
     "Budget",
@@ -69,9 +70,11 @@ __all__ = [
     "register_method",
     "reinitialize",
     "reports",
+    "run",
     "score",
     "strip",
     "tfmot",
+    "training",
     "wrap",
 ]
 
@@ -92,9 +95,10 @@ _HOMES = {
     "methods": ("Method", "list_methods", "register_method"),
     "report": ("PruningReport",),
     "scoring.criteria": ("register_criterion",),
+    "training": ("run",),
     "selection": ("Budget", "register_allocation", "register_granularity"),
 }
-_MODULES = ("datasets", "distribute", "errors", "models", "plots", "reports", "tfmot")
+_MODULES = ("datasets", "distribute", "errors", "models", "plots", "reports", "tfmot", "training")
 
 
 def __getattr__(name: str) -> Any:

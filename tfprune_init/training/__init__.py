@@ -1,0 +1,37 @@
+"""Methods that train: procedures of events, run one after the other and resumed where they stopped."""
+
+from tfprune_init.registry import import_modules
+from tfprune_init.training import recipes
+from tfprune_init.training.cost import TrainingCost
+from tfprune_init.training.events import (
+    Evaluate,
+    Event,
+    Prune,
+    Reinitialize,
+    Repeat,
+    Rewind,
+    Snapshot,
+    Train,
+)
+from tfprune_init.training.procedures import RunResult, run
+from tfprune_init.training.recipe_registry import RECIPES, RunPlan, register_recipe
+
+__all__ = [
+    "RECIPES",
+    "Evaluate",
+    "Event",
+    "Prune",
+    "Reinitialize",
+    "Repeat",
+    "Rewind",
+    "RunPlan",
+    "RunResult",
+    "Snapshot",
+    "Train",
+    "TrainingCost",
+    "recipes",
+    "register_recipe",
+    "run",
+]
+
+import_modules(recipes.__name__, recipes.__path__)

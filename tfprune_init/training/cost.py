@@ -1,0 +1,29 @@
+"""What a run costs: steps of training, steps of scoring, multiply-adds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class TrainingCost:
+    """What a run has cost so far.
+
+    Attributes:
+        training_steps: Gradient steps that changed weights.
+        scoring_steps: Gradient steps that judged connections: one for each step of the search and each of its batches,
+            and one for the objective of an iterative method. A criterion that differentiates twice counts as one.
+        multiply_adds: Multiply-adds of both as a network would need that skips zeros: three times those of one example,
+            for forward and backward pass, for each example. None where those of the model are not known.
+    """
+
+    training_steps: int = 0
+    scoring_steps: int = 0
+    multiply_adds: int | None = 0
+
+    def add(self, *, training_steps: int = 0, scoring_steps: int = 0, multiply_adds: int | None = 0) -> None:
+        """Add what an event has cost."""
+        self.training_steps += training_steps
+        self.scoring_steps += scoring_steps
+        if self.multiply_adds is not None:
+            self.multiply_adds = None if multiply_adds is None else self.multiply_adds + multiply_adds

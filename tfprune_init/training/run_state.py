@@ -1,0 +1,113 @@
+"""The state of a run between its events, and the folder that it is saved in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+
+from tfprune_init.errors import OptionError
+from tfprune_init.files import atomic_folder, read_npz, write_json
+from tfprune_init.masks import Masks
+from tfprune_init.records import check_record
+from tfprune_init.training.cost import TrainingCost
+
+_ARRAYS, _MASKS, _STATE = "arrays.npz", "masks.npz", "state.json"
+
+_FORMAT = "tfprune_init run state"
+
+Snapshots = dict[str, tuple[int, list[np.ndarray]]]
+
+
+class _Record(TypedDict):
+    format: str
+    settings: str
+    done: int
+    step: int
+    cost: dict[str, Any]
+    history: list[dict[str, Any]]
+    snapshots: dict[str, int]
+    counts: list[int]
+
+
+@dataclass
+class RunState:
+    """Where a run is.
+
+    Attributes:
+        done: Number of events that are done.
+        step: Step of training, that schedules and the order of the data go by.
+        masks: The masks attached to the model; None before the first `Prune`.
+        snapshots: Step and values of the model's variables, by name.
+        cost: What the run has cost so far.
+        history: What was measured: dicts with the event, the step, the density and the numbers.
+    """
+
+    done: int = 0
+    step: int = 0
+    masks: Masks | None = None
+    snapshots: Snapshots = field(default_factory=dict)
+    cost: TrainingCost = field(default_factory=TrainingCost)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save_state(folder: Path, state: RunState, model: Sequence[np.ndarray], settings: str) -> None:
+    """Write the state and the values of the model's variables; the folder holds all of a state, or the one before.
+
+    Args:
+        folder: Where to; its parent must exist.
+        state: The state.
+        model: Values of the model's variables.
+        settings: What decides the course of the run, to tell it from others.
+    """
+    arrays = {f"model_{i}": value for i, value in enumerate(model)}
+    for place, (_, values) in enumerate(state.snapshots.values()):
+        arrays |= {f"snapshot_{place}_{i}": value for i, value in enumerate(values)}
+    record = {
+        "format": _FORMAT,
+        "settings": settings,
+        "done": state.done,
+        "step": state.step,
+        "cost": asdict(state.cost),
+        "history": state.history,
+        "snapshots": {name: step for name, (step, _) in state.snapshots.items()},
+        "counts": [len(values) for _, values in state.snapshots.values()],
+    }
+    with atomic_folder(folder, replace=True) as part:
+        np.savez(part / _ARRAYS, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes them for its own options
+        if state.masks is not None:
+            state.masks.save(part / _MASKS)
+        write_json(part / _STATE, record)
+
+
+def load_state(folder: Path, settings: str) -> tuple[RunState, list[np.ndarray]] | None:
+    """Read a saved state and the values of the model's variables; None if there is none.
+
+    Raises:
+        OptionError: If it is damaged, or of a run with other settings.
+    """
+    if not (folder / _STATE).is_file():
+        return None
+    try:
+        record = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        check_record(record, _Record, f"{folder / _STATE} is damaged")
+        arrays = read_npz(folder / _ARRAYS)
+        masks = Masks.load(folder / _MASKS) if (folder / _MASKS).is_file() else None
+        model = [arrays[f"model_{i}"] for i in range(sum(name.startswith("model_") for name in arrays))]
+        snapshots: Snapshots = {}
+        for place, (name, step) in enumerate(record["snapshots"].items()):
+            values = [arrays[f"snapshot_{place}_{i}"] for i in range(record["counts"][place])]
+            snapshots[name] = (step, values)
+        cost = TrainingCost(**record["cost"])
+    except (ValueError, KeyError, IndexError, TypeError, OSError) as error:
+        raise OptionError(f"The run in {folder} is damaged: {error}. Remove the folder to begin anew.") from error
+    if record["settings"] != settings:
+        raise OptionError(
+            f"The folder {folder} holds another run: other events, data, model, seed or sparsity. Use another folder. "
+            f"Received: {settings[:12]}; there: {record['settings'][:12]}."
+        )
+    return RunState(record["done"], record["step"], masks, snapshots, cost, record["history"]), model
