@@ -157,6 +157,20 @@ def test_layers(tmp_path: Path) -> None:
     assert is_picture(tmp_path / "layers_figure" / "resnet20.png")
 
 
+def test_lottery_tickets(tmp_path: Path) -> None:
+    out = example("lottery_tickets", tmp_path, "--levels", "1", "3", "--seeds", "1", "--epochs", "2")
+    rows = (tmp_path / "lottery_tickets" / "tickets.csv").read_text().splitlines()
+    assert rows[0] == "method,level,density,seed,gradient_steps,accuracy"
+    cells = [row.split(",") for row in rows[1:]]
+    assert [cell[0] for cell in cells[:6]] == ["ticket", "reinitialized", "shuffled", "force", "snip", "one-shot"]
+    # 24 steps a training: a ticket of level 3 takes four trainings, one-shot two, FORCE 61 steps of scoring, SNIP one.
+    assert [int(cell[4]) for cell in cells[6:]] == [96, 96, 96, 85, 25, 48]
+    assert {float(cell[2]) for cell in cells[6:]} == {int(50_200 * 0.8**3) / 50_200}
+    assert all(0.5 < float(cell[5]) <= 1 for cell in cells)
+    assert "weights left" in out
+    assert is_picture(tmp_path / "lottery_tickets" / "tickets.png")
+
+
 def test_destroyed(tmp_path: Path) -> None:
     asked = ("--sparsities", "0.75", "0.999", "--methods", "magnitude", "random", "--prune-bias")
     out = example("destroyed", tmp_path, *SHORT, *asked)
