@@ -30,10 +30,10 @@ _CONTROLS = """
 `shuffle=True` keeps any method's layer densities and moves what is kept to random places within each variable, as
 `masks.shuffled(seed)` does: what a method is worth beyond its densities (Frankle et al., Pruning Neural Networks at
 Initialization: Why Are We Missing the Mark?, ICLR 2021). `tpi.reinitialize(model, kind)` draws weights anew under the
-same masks, whole or with the signs they had, or makes them constant (Zhou et al., Deconstructing Lottery Tickets,
-NeurIPS 2019). `normalize="l2"` or `"sum"` divides each variable's scores by their norm before they compete, as
-jaxpruner does by default; it is off here. `tpi.PruneDuringTraining` prunes in events while `fit` runs: SNIP-it and
-SNAP-it during training.
+same masks, makes them constant or shuffles them, with the signs they had or without, and rescales them on request
+(Zhou et al., Deconstructing Lottery Tickets, NeurIPS 2019). `normalize="l2"` or `"sum"` divides each variable's
+scores by their norm before they compete, as jaxpruner does by default; it is off here. `tpi.PruneDuringTraining`
+prunes in events while `fit` runs: SNIP-it and SNAP-it during training.
 """
 
 

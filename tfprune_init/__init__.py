@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tfprune_init.experiments import Results, compare
     from tfprune_init.export import EdgeReport, export_tflite, exporter
     from tfprune_init.graph.string_inputs import cut_string_inputs
+    from tfprune_init.graph.weight_copies import copy_weights
     from tfprune_init.masking.attachment import attach
     from tfprune_init.masking.callbacks import PruneDuringTraining
     from tfprune_init.masking.gradient_masking import mask_gradients
@@ -51,6 +52,7 @@ __all__ = [
     "attach",
     "compact",
     "compare",
+    "copy_weights",
     "cut_string_inputs",
     "datasets",
     "distribute",
@@ -83,6 +85,7 @@ _HOMES = {
     "experiments": ("Results", "compare"),
     "export": ("EdgeReport", "export_tflite", "exporter"),
     "graph.string_inputs": ("cut_string_inputs",),
+    "graph.weight_copies": ("copy_weights",),
     "masking.attachment": ("attach",),
     "masking.callbacks": ("PruneDuringTraining",),
     "masking.gradient_masking": ("mask_gradients",),
