@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from tfprune_init.methods import Method, list_methods, register_method
     from tfprune_init.report import PruningReport
     from tfprune_init.scoring.criteria import register_criterion
+    from tfprune_init.scoring.training_criteria import register_training_criterion
     from tfprune_init.selection import Budget, register_allocation, register_granularity
+    from tfprune_init.trained_masks import find_masks_from_training
 
 __all__ = [
     "Budget",
@@ -60,6 +62,7 @@ __all__ = [
     "export_tflite",
     "exporter",
     "find_masks",
+    "find_masks_from_training",
     "list_methods",
     "mask_gradients",
     "models",
@@ -69,6 +72,7 @@ __all__ = [
     "register_criterion",
     "register_granularity",
     "register_method",
+    "register_training_criterion",
     "reinitialize",
     "reports",
     "score",
@@ -95,7 +99,9 @@ _HOMES = {
     "methods": ("Method", "list_methods", "register_method"),
     "report": ("PruningReport",),
     "scoring.criteria": ("register_criterion",),
+    "scoring.training_criteria": ("register_training_criterion",),
     "selection": ("Budget", "register_allocation", "register_granularity"),
+    "trained_masks": ("find_masks_from_training",),
 }
 _MODULES = ("datasets", "distribute", "errors", "models", "plots", "reports", "tfmot")
 
