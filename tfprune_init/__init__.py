@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tfprune_init.graph.weight_copies import copy_weights
     from tfprune_init.masking.attachment import attach
     from tfprune_init.masking.callbacks import PruneDuringTraining
+    from tfprune_init.masking.freezing import freeze, unfreeze
     from tfprune_init.masking.gradient_masking import mask_gradients
     from tfprune_init.masking.reinitialization import reinitialize
     from tfprune_init.masking.tensorboard import TensorBoardSparsity
@@ -63,6 +64,7 @@ __all__ = [
     "exporter",
     "find_masks",
     "find_masks_from_training",
+    "freeze",
     "list_methods",
     "mask_gradients",
     "models",
@@ -78,6 +80,7 @@ __all__ = [
     "score",
     "strip",
     "tfmot",
+    "unfreeze",
     "wrap",
 ]
 
@@ -92,6 +95,7 @@ _HOMES = {
     "graph.weight_copies": ("copy_weights",),
     "masking.attachment": ("attach",),
     "masking.callbacks": ("PruneDuringTraining",),
+    "masking.freezing": ("freeze", "unfreeze"),
     "masking.gradient_masking": ("mask_gradients",),
     "masking.reinitialization": ("reinitialize",),
     "masking.tensorboard": ("TensorBoardSparsity",),

@@ -15,7 +15,7 @@ from tfprune_init.checks import check_integer, suggest
 from tfprune_init.errors import ModelError, OptionError
 from tfprune_init.graph.variables import Exclusion, ModelVariable, find_prunable_variables
 from tfprune_init.graph.weight_copies import check_weights
-from tfprune_init.masking.constraint import get_constraint
+from tfprune_init.masking.constraint import get_holding_constraint
 
 # The standard deviation of an initializer is measured on at least so many values, however small the variable.
 _ENOUGH = 1000
@@ -148,8 +148,8 @@ class _Weights:
 
     @cached_property
     def kept(self) -> np.ndarray:
-        """True where an attached mask keeps the weight, everywhere if there is none."""
-        held = get_constraint(self.target.variable)
+        """True where a weight is neither pruned by an attached mask nor frozen."""
+        held = get_holding_constraint(self.target.variable)
         return np.ones(self.target.shape, bool) if held is None else held.mask
 
     def random_signs(self) -> np.ndarray:
