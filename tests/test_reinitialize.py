@@ -19,7 +19,7 @@ from tfprune_init.errors import ModelError, OptionError
 from tfprune_init.graph.variables import find_prunable_variables, list_variables
 from tfprune_init.masking.reinitialization import reinitialize
 
-WEIGHTS = ["random", "random_same_sign", "constant", "constant_same_sign", "shuffled"]
+WEIGHTS = ["random", "random_same_sign", "constant", "constant_same_sign", "shuffled", "shuffled_same_sign"]
 Values = dict[str, np.ndarray]
 
 
@@ -65,11 +65,12 @@ def check_kinds(model: Any, masks: tpi.Masks) -> None:
         new = {kind: now[path][mask] for kind, now in after.items()}
         assert not (new["random"] == old).any()
         np.testing.assert_array_equal(np.abs(new["random_same_sign"]), np.abs(new["random"]))
-        for kind in ("random_same_sign", "constant_same_sign"):
+        for kind in ("random_same_sign", "constant_same_sign", "shuffled_same_sign"):
             np.testing.assert_array_equal(np.sign(new[kind]), np.sign(old))
         assert len(np.unique(np.abs([new["constant"], new["constant_same_sign"]]))) == 1
         assert 0.3 < (new["constant"] > 0).mean() < 0.7 or len(old) < 25
         np.testing.assert_array_equal(np.sort(new["shuffled"]), np.sort(old))
+        np.testing.assert_array_equal(np.abs(new["shuffled_same_sign"]), np.abs(new["shuffled"]))
     for kind in ("random", "random_same_sign", "constant", "shuffled"):
         other = again(model, start, kind, seed=6)
         assert not any(np.array_equal(other[path], after[kind][path]) for path in masks), kind
@@ -325,6 +326,15 @@ def test_a_constant_of_zero_is_refused(kind: str, package: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"kind": "shuffled", "deviation_of": "weights"}, r"no effect on kind 'shuffled'.*deviation_of='weights'"),
+        ({"kind": "constant", "deviation_of": "weigths"}, r"'initializer' or 'weights'.*deviation_of='weigths'"),
+        ({"kind": "random", "weights": {}}, r"weights= has no effect on kind 'random'"),
+        ({"kind": "constant", "weights": {}}, r"weights= has no effect on kind 'constant'"),
+        ({"kind": "unchanged"}, r"'unchanged' has no effect without rescale=True or weights="),
+        ({"kind": "random", "rescale": True}, r"rescale=True has no effect.*prune none"),
+        ({"kind": "random", "rescale": 1}, r"Received: rescale=1"),
+        ({"kind": "shuffled", "weights": [1.0]}, r"mapping from variable path.*Received: builtins\.list"),
+        ({"kind": "shuffled", "weights": {"a/kernel": 0.0, "d": 1.0}}, r"Not in the model: d\. .*b/kernel, c/kernel"),
         ({"kind": "randm"}, r"no kind 'randm'\. Did you mean 'random'"),
         ({"kind": None}, r"no kind None\. There is: .*random.*shuffled"),
         ({"seed": -1}, r"non-negative integer\. Received: seed=-1"),
@@ -338,6 +348,120 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     before = values(model)
     with pytest.raises(OptionError, match=message):
         reinitialize(model, **options)
+    assert same(values(model), before)
+
+
+# Six weights of one kernel, and a mask that keeps three of them.
+SIX = np.array([0.5, -0.3, 0.2, -0.1, 0.4, -0.6], "float32").reshape(6, 1)
+THREE = np.array([True, False, True, False, False, True]).reshape(6, 1)
+
+
+def small(package: str, dtype: str = "float32") -> tuple[Any, str]:
+    """A model of one kernel of the weights SIX, and its path."""
+    K = KERAS[package]
+    model = K.Sequential([K.Input((6,)), K.layers.Dense(1, name="head", use_bias=False, dtype=dtype)])
+    model.layers[0].kernel.assign(SIX)
+    return model, "head/kernel"
+
+
+@pytest.mark.parametrize("package", KERAS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_constant_of_the_weights_counts_pruned_places(masked: bool, package: str) -> None:
+    model, path = small(package)
+    given = tpi.copy_weights(model)
+    if masked:
+        tpi.attach(model, tpi.Masks({path: THREE}))
+    reinitialize(model, "constant_same_sign", deviation_of="weights", weights=given if masked else None)
+    expected = 0.389087 * np.sign(SIX) * (THREE if masked else 1)
+    np.testing.assert_allclose(values(model)[path], expected, rtol=1e-6)
+    reinitialize(model, "constant", deviation_of="weights", weights=given, seed=2)
+    np.testing.assert_allclose(np.abs(values(model)[path]), np.abs(expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize("package", KERAS)
+def test_without_other_weights_the_constant_counts_pruned_zeros(package: str) -> None:
+    model, path = small(package)
+    tpi.attach(model, tpi.Masks({path: THREE}))
+    reinitialize(model, "constant_same_sign", deviation_of="weights")
+    # Of .5, 0, .2, 0, 0, -.6: sqrt(.65 / 6 - (.1 / 6) ** 2).
+    np.testing.assert_allclose(values(model)[path], 0.32871805 * np.sign(SIX) * THREE, rtol=1e-6)
+
+
+@pytest.mark.parametrize("package", KERAS)
+def test_all_weights_are_shuffled_as_before_the_masks(package: str) -> None:
+    dense_model, masked = dense(KERAS[package]), dense(KERAS[package])
+    initial = tpi.copy_weights(masked)
+    masks = random_masks(masked, 0.6)
+    tpi.attach(masked, masks)
+    for kind, signed in (("shuffled_all", False), ("shuffled_all_same_sign", True)):
+        expected = again(dense_model, {**values(dense_model), **initial}, kind, seed=4)
+        found = again(masked, values(masked), kind, seed=4, weights=initial)
+        for path, mask in masks.items():
+            np.testing.assert_array_equal(found[path], np.where(mask, expected[path], 0))
+            ordered = np.sort(np.abs(expected[path]), axis=None)
+            np.testing.assert_array_equal(ordered, np.sort(np.abs(initial[path]), axis=None))
+            np.testing.assert_array_equal(np.sort(np.abs(found[path][mask])), np.sort(np.abs(expected[path][mask])))
+            assert (np.sign(expected[path]) == np.sign(initial[path])).all() == signed
+            # Some come from pruned places.
+            assert not np.isin(np.abs(found[path][mask]), np.abs(initial[path][mask])).all()
+    with pytest.raises(OptionError, match=r"a/kernel at pruned places are 0.*weights=.*'shuffled'"):
+        reinitialize(masked, "shuffled_all")
+    assert same(values(masked), found)
+
+
+@pytest.mark.parametrize("package", KERAS)
+def test_rescaled_weights_are_multiplied_by_size_over_kept(package: str) -> None:
+    model, path = small(package)
+    tpi.attach(model, tpi.Masks({path: THREE}))
+    reinitialize(model, "unchanged", rescale=True)
+    np.testing.assert_array_equal(values(model)[path], np.where(THREE, SIX * np.float32(2), 0))
+    reinitialize(model, "unchanged", rescale=True)
+    np.testing.assert_array_equal(values(model)[path], np.where(THREE, SIX * np.float32(4), 0))
+    large = dense(KERAS[package])
+    initial, masks = tpi.copy_weights(large), random_masks(large, 0.7)
+    tpi.attach(large, masks)
+    for kind in WEIGHTS:
+        plain, scaled = (again(large, {**values(large), **initial}, kind, rescale=flag) for flag in (False, True))
+        for target, mask in masks.items():
+            expected = plain[target].astype(np.float64) * mask.size / mask.sum()
+            np.testing.assert_allclose(scaled[target], expected, rtol=3e-7)
+            assert not scaled[target][~mask].any()
+
+
+@pytest.mark.parametrize("package", KERAS)
+def test_unchanged_goes_back_to_the_weights_given(package: str) -> None:
+    model = dense(KERAS[package])
+    initial, masks = tpi.copy_weights(model), random_masks(model, 0.5)
+    tpi.attach(model, masks)
+    model.compile("adam", "mse")
+    model.fit(np.ones((4, 6)), np.zeros((4, 3)), verbose=0)
+    reinitialize(model, "unchanged", weights=initial)
+    for path, mask in masks.items():
+        np.testing.assert_array_equal(values(model)[path], np.where(mask, initial[path], 0))
+
+
+def test_weights_of_another_shape_or_kind_are_refused() -> None:
+    model, path = small("keras")
+    for given, message in (
+        (SIX[:, 0], r"head/kernel is \(6, 1\)\. Received: weights= with an array of \(6,\)"),
+        (THREE, r"finite numbers.*head/kernel of dtype bool\."),
+        (np.full_like(SIX, np.inf), r"finite numbers.*float32, with NaN or Inf"),
+        (np.full((6, 1), "x"), r"finite numbers.*dtype <U1"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            reinitialize(model, "shuffled", weights={path: given})
+    with pytest.raises(ModelError, match=r"weights of head/kernel are equal.* is 0.*Received: 2\.0 everywhere"):
+        reinitialize(model, "constant", deviation_of="weights", weights={path: np.full((6, 1), 2.0)})
+    np.testing.assert_array_equal(values(model)[path], SIX)
+
+
+def test_rescaling_past_the_dtype_is_refused() -> None:
+    model, path = small("keras", "float16")
+    model.layers[0].kernel.assign(SIX * 60_000)
+    tpi.attach(model, tpi.Masks({path: THREE}))
+    before = values(model)
+    with pytest.raises(ModelError, match=r"head/kernel too large for float16, as 3 of its 6 weights are kept"):
+        reinitialize(model, "unchanged", rescale=True)
     assert same(values(model), before)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from tfprune_init.methods import Method, find_method, list_methods
 from tfprune_init.scoring.criteria import CRITERIA
+from tfprune_init.scoring.training_criteria import TRAINING_CRITERIA
 from tfprune_init.selection import ALLOCATIONS, GRANULARITIES
 
 _HEAD = """# Methods
@@ -30,10 +31,19 @@ _CONTROLS = """
 `shuffle=True` keeps any method's layer densities and moves what is kept to random places within each variable, as
 `masks.shuffled(seed)` does: what a method is worth beyond its densities (Frankle et al., Pruning Neural Networks at
 Initialization: Why Are We Missing the Mark?, ICLR 2021). `tpi.reinitialize(model, kind)` draws weights anew under the
-same masks, whole or with the signs they had, or makes them constant (Zhou et al., Deconstructing Lottery Tickets,
-NeurIPS 2019). `normalize="l2"` or `"sum"` divides each variable's scores by their norm before they compete, as
-jaxpruner does by default; it is off here. `tpi.PruneDuringTraining` prunes in events while `fit` runs: SNIP-it and
-SNAP-it during training.
+same masks, makes them constant or shuffles them, with the signs they had or without, and rescales them on request
+(Zhou et al., Deconstructing Lottery Tickets, NeurIPS 2019). `normalize="l2"` or `"sum"` divides each variable's
+scores by their norm before they compete, as jaxpruner does by default; it is off here. `tpi.PruneDuringTraining`
+prunes in events while `fit` runs: SNIP-it and SNAP-it during training.
+"""
+
+_AFTER_TRAINING = """## Masks from training
+
+`tpi.find_masks_from_training(model, initial, final, criterion=...)` finds masks from the weights before and after
+training (Zhou et al., as above), with the same exact counts: of each kernel (`allocation="uniform"`, the default), or
+of all together (`"global"`). w0 is the initial weight, w the final one; ranks ascend among the weights that compete.
+Results of the paper: large_final, magnitude_increase, movement and large_init_large_final find good masks; small_final,
+small_init and random do not, and large_init is near random.
 """
 
 
@@ -55,6 +65,8 @@ def build_methods_page() -> str:
             "",
             *_allocations(),
             _CONTROLS,
+            _AFTER_TRAINING,
+            *_training_criteria(),
         ]
     )
 
@@ -112,6 +124,13 @@ def _allocations() -> Iterable[str]:
     for one in ALLOCATIONS.values():
         yield _row(f"`{one.name}`", one.summary)
     yield _row("`{layer or pattern: sparsity}`", "each layer its own; layers that are not named compete for `sparsity`")
+
+
+def _training_criteria() -> Iterable[str]:
+    yield _row("`criterion=`", "keeps")
+    yield _row(*["---"] * 2)
+    for one in TRAINING_CRITERIA.values():
+        yield _row(f"`{one.name}`", one.formula)
 
 
 def _row(*cells: str) -> str:

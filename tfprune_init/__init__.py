@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from tfprune_init.experiments import Results, compare
     from tfprune_init.export import EdgeReport, export_tflite, exporter
     from tfprune_init.graph.string_inputs import cut_string_inputs
+    from tfprune_init.graph.weight_copies import copy_weights
     from tfprune_init.masking.attachment import attach
     from tfprune_init.masking.callbacks import PruneDuringTraining
+    from tfprune_init.masking.freezing import freeze, unfreeze
     from tfprune_init.masking.gradient_masking import mask_gradients
     from tfprune_init.masking.reinitialization import reinitialize
     from tfprune_init.masking.tensorboard import TensorBoardSparsity
@@ -33,8 +35,10 @@ if TYPE_CHECKING:
     from tfprune_init.methods import Method, list_methods, register_method
     from tfprune_init.report import PruningReport
     from tfprune_init.scoring.criteria import register_criterion
+    from tfprune_init.scoring.training_criteria import register_training_criterion
     from tfprune_init.selection import Budget, register_allocation, register_granularity
     from tfprune_init.training import run
+    from tfprune_init.training.trained_masks import find_masks_from_training
 
 __all__ = [
     "Budget",
@@ -52,6 +56,7 @@ __all__ = [
     "attach",
     "compact",
     "compare",
+    "copy_weights",
     "cut_string_inputs",
     "datasets",
     "distribute",
@@ -59,6 +64,8 @@ __all__ = [
     "export_tflite",
     "exporter",
     "find_masks",
+    "find_masks_from_training",
+    "freeze",
     "list_methods",
     "mask_gradients",
     "models",
@@ -68,6 +75,7 @@ __all__ = [
     "register_criterion",
     "register_granularity",
     "register_method",
+    "register_training_criterion",
     "reinitialize",
     "reports",
     "run",
@@ -75,6 +83,7 @@ __all__ = [
     "strip",
     "tfmot",
     "training",
+    "unfreeze",
     "wrap",
 ]
 
@@ -86,8 +95,10 @@ _HOMES = {
     "experiments": ("Results", "compare"),
     "export": ("EdgeReport", "export_tflite", "exporter"),
     "graph.string_inputs": ("cut_string_inputs",),
+    "graph.weight_copies": ("copy_weights",),
     "masking.attachment": ("attach",),
     "masking.callbacks": ("PruneDuringTraining",),
+    "masking.freezing": ("freeze", "unfreeze"),
     "masking.gradient_masking": ("mask_gradients",),
     "masking.reinitialization": ("reinitialize",),
     "masking.tensorboard": ("TensorBoardSparsity",),
@@ -96,7 +107,9 @@ _HOMES = {
     "report": ("PruningReport",),
     "scoring.criteria": ("register_criterion",),
     "training": ("run",),
+    "scoring.training_criteria": ("register_training_criterion",),
     "selection": ("Budget", "register_allocation", "register_granularity"),
+    "training.trained_masks": ("find_masks_from_training",),
 }
 _MODULES = ("datasets", "distribute", "errors", "models", "plots", "reports", "tfmot", "training")
 

@@ -18,7 +18,7 @@ from tfprune_init.compaction.result import Compaction, build_compaction
 from tfprune_init.errors import ModelError
 from tfprune_init.graph.copies import check_copy
 from tfprune_init.graph.variables import list_variables
-from tfprune_init.masking.attachment import attach, get_attached_masks
+from tfprune_init.masking.attachment import attach, check_unfrozen, get_attached_masks
 from tfprune_init.masking.derived_weights import is_lora
 from tfprune_init.masking.wrapper import to_plain_model
 from tfprune_init.masks import Masks
@@ -57,7 +57,7 @@ def compact(model: Model, masks: Masks | None = None, *, example: Any = None) ->
             layers keep, as with masks attached to layers with LoRA.
         DataError: If the model cannot run on the example.
         MaskMismatchError: If the masks were made for another model.
-        EnforcementError: If masks are attached to the model and pruned weights came back.
+        EnforcementError: If masks are attached to the model and pruned weights came back, or weights are frozen.
 
     Example:
         >>> import keras, numpy as np, tfprune_init as tpi
@@ -71,6 +71,7 @@ def compact(model: Model, masks: Masks | None = None, *, example: Any = None) ->
     """
     compat.check_model(model)
     _check_kind(model)
+    check_unfrozen(model)
     carried = get_attached_masks(model)
     _check_merged(model, carried or {})
     given = None if masks is None else Masks(masks)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from tfprune_init.backend.instance_methods import get_replacement, replace_metho
 from tfprune_init.backend.protocols import Layer, Model
 from tfprune_init.errors import EnforcementError
 from tfprune_init.graph.variables import ModelVariable, list_variables
-from tfprune_init.masking.constraint import MaskConstraint, get_constraint
+from tfprune_init.masking.constraint import FrozenConstraint, MaskConstraint, get_constraint
 from tfprune_init.masking.derived_weights import (
     allow_new_weights,
     check_holdable,
@@ -27,6 +26,7 @@ from tfprune_init.masking.derived_weights import (
 )
 from tfprune_init.masking.finite_steps import check_divisions
 from tfprune_init.masking.gradient_masking import intercept_optimizer, restore_optimizer
+from tfprune_init.masking.saved_layers import find_serialized_layer, find_ways
 from tfprune_init.masks import Masks
 
 # Attribute through which a Keras 3 layer saves the constraint of its variable.
@@ -66,8 +66,9 @@ def attach(model: Model, masks: Masks | None = None) -> None:
 
     Raises:
         MaskMismatchError: If the masks were made for another model; nothing is changed then.
-        EnforcementError: If `masks` is None and the model carries none, if a layer does not compute with zeros where
-            its variable has zeros, or if the optimizer divides 0 by 0 for weights without a gradient (epsilon=0).
+        EnforcementError: If `masks` is None and the model carries none, if weights are frozen, if a layer does not
+            compute with zeros where its variable has zeros, or if the optimizer divides 0 by 0 for weights without a
+            gradient (epsilon=0).
 
     Example:
         >>> import keras, tfprune_init as tpi
@@ -83,7 +84,8 @@ def attach(model: Model, masks: Masks | None = None) -> None:
             raise EnforcementError(f"Model {model.name!r} carries no masks; pass them. Received: masks=None.")
     variables = masks.check(model)
     check_divisions(getattr(model, "optimizer", None))
-    ways = _find_ways(model)
+    ways = find_ways(model)
+    check_unfrozen(model)
     for path, target in variables.items():
         _check_held(ways[id(target.layer)], target, masks[path])
     for path, target in variables.items():
@@ -129,6 +131,20 @@ def check_zeros(model: Model) -> None:
         )
 
 
+def check_unfrozen(model: Model) -> None:
+    """Refuse a model with weights that `freeze` holds at values of their own, for what would not keep them.
+
+    Raises:
+        EnforcementError: If there are any; names the variables.
+    """
+    frozen = [t.path for t in list_variables(model) if isinstance(t.variable.constraint, FrozenConstraint)]
+    if frozen:
+        raise EnforcementError(
+            f"Weights of {', '.join(frozen)} are frozen at values of their own, which masks and copies would not keep. "
+            "Call tpi.unfreeze(model) first."
+        )
+
+
 def detach(model: Model) -> None:
     """Take the masks off a model after checking its zeros; the zeros stay, with LoRA's masked product merged.
 
@@ -148,11 +164,7 @@ def detach(model: Model) -> None:
         allow_new_weights(layer)
         if get_replacement(layer, "get_config") in (_refuse_config, _refuse_lora_config):
             restore_method(layer, "get_config")
-    for name in ("compile", "fit"):
-        restore_method(model, name)
-    if getattr(model, "optimizer", None) is not None:
-        restore_optimizer(model.optimizer)
-    compat.reset_train_function(model)
+    remove_hooks(model)
 
 
 def install_hooks(model: Model) -> None:
@@ -162,6 +174,15 @@ def install_hooks(model: Model) -> None:
     replace_method(model, "compile", _compile)
     if model.distribute_strategy.num_replicas_in_sync > 1:
         replace_method(model, "fit", _fit)
+    compat.reset_train_function(model)
+
+
+def remove_hooks(model: Model) -> None:
+    """Undo `install_hooks`."""
+    for name in ("compile", "fit"):
+        restore_method(model, name)
+    if getattr(model, "optimizer", None) is not None:
+        restore_optimizer(model.optimizer)
     compat.reset_train_function(model)
 
 
@@ -179,7 +200,7 @@ def _fit(self: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _hold(way: list[Any], target: ModelVariable, constraint: MaskConstraint) -> None:
-    holder = _serialized_layer(way)
+    holder = find_serialized_layer(way)
     # Keras loads no layer that has both LoRA and a constraint.
     attribute = None if is_lora(target) else _config_attribute(target)
     compat.set_constraint(target.variable, constraint)
@@ -202,7 +223,7 @@ def _check_held(way: list[Any], target: ModelVariable, mask: np.ndarray) -> None
 def _hold_lora(model: Model, way: list[Any], target: ModelVariable, constraint: MaskConstraint) -> None:
     hold_product(target, constraint)
     reset_inference_functions(model)
-    replace_method(_serialized_layer(way), "get_config", _refuse_lora_config)
+    replace_method(find_serialized_layer(way), "get_config", _refuse_lora_config)
 
 
 def _release(target: ModelVariable) -> None:
@@ -223,38 +244,6 @@ def _config_attribute(target: ModelVariable) -> str | None:
     missing = object()
     names = _CONFIG_ATTRIBUTES.get(target.name, ())
     return next((n for n in names if getattr(target.layer, n, missing) is target.variable.constraint), None)
-
-
-def _find_ways(model: Model) -> dict[int, list[Any]]:
-    """Return the layers on the way from the model to each layer, by that layer's id; the first if there are several."""
-    ways: dict[int, list[Any]] = {}
-
-    def descend(way: list[Any]) -> None:
-        if id(way[-1]) not in ways:
-            ways[id(way[-1])] = way
-            for child in compat.get_sublayers(way[-1]):
-                descend([*way, child])
-
-    descend([model])
-    return ways
-
-
-def _serialized_layer(way: list[Any]) -> Any:
-    """Return the outermost layer on the way to a variable that is saved as one piece, by its own config."""
-    return next(layer for layer in way if not _saved_by_layers(layer))
-
-
-def _saved_by_layers(model: Model) -> bool:
-    """Whether the config of a model is the configs of its layers, not the arguments of its own constructor."""
-    kind: Any = type(model)
-    if not compat.is_symbolic(model) or kind.get_config.__module__.split(".")[0] not in ("keras", "tf_keras"):
-        return False
-    if "Sequential" in compat.get_class_names(model):
-        return True
-    spec = inspect.getfullargspec(kind.__init__)
-    functional = next(base for base in kind.__mro__ if base.__name__ == "Functional")
-    takes_any = spec.varargs is not None and spec.varkw is not None
-    return takes_any or spec.args == inspect.getfullargspec(functional.__init__).args
 
 
 def _saves_constraint(holder: Any, layer: Layer, attribute: str) -> bool:

@@ -6,6 +6,7 @@ product of two trained factors, so the product is masked too, where Keras adds i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -95,14 +96,18 @@ def merge_product(target: ModelVariable) -> None:
     factor.assign(tf.zeros(factor.shape, factor.dtype))
 
 
-def refuse_new_weights(owner: Any) -> None:
-    """Refuse `quantize` and `enable_lora` of a layer or model with masks.
+def refuse_new_weights(owner: Any, refuse: Callable[..., None] | None = None) -> None:
+    """Refuse `quantize` and `enable_lora` of a layer or model with weights that are held.
 
-    Both would let it compute with other weights than those that the masks hold.
+    Both would let it compute with other weights than those.
+
+    Args:
+        owner: The layer or model.
+        refuse: Called in place of both; by default what speaks of masks.
     """
-    for name, refuse in _REFUSALS.items():
+    for name, speak_of_masks in _REFUSALS.items():
         if hasattr(owner, name):
-            replace_method(owner, name, refuse)
+            replace_method(owner, name, speak_of_masks if refuse is None else refuse)
 
 
 def allow_new_weights(owner: Any) -> None:

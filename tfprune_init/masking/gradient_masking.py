@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfprune_init.backend import compat
 from tfprune_init.backend.instance_methods import get_replacement, replace_method, restore_method
 from tfprune_init.backend.optimizers import get_gradient_method, is_divided, list_slots, list_trained_variables
-from tfprune_init.masking.constraint import get_constraint
+from tfprune_init.masking.constraint import get_holding_constraint
 from tfprune_init.masking.finite_steps import check_divisions, guard_moments, release_moments
 
 # Their update of one weight depends on the gradients of the whole array. Adafactor's does too, but what it
@@ -19,7 +19,7 @@ _SHARING = frozenset(["Lamb", "Muon"])
 
 
 def mask_gradients(gradients: Iterable[Any], variables: Iterable[Any]) -> list[Any]:
-    """Gradients with 0 at pruned connections.
+    """Gradients with 0 at pruned connections, and at frozen ones.
 
     Args:
         gradients: One tensor, or None, for each variable.
@@ -30,7 +30,7 @@ def mask_gradients(gradients: Iterable[Any], variables: Iterable[Any]) -> list[A
     """
     masked = []
     for gradient, variable in zip(gradients, variables, strict=True):
-        constraint = get_constraint(variable)
+        constraint = get_holding_constraint(variable)
         if constraint is not None and gradient is not None:
             gradient = constraint.masked(gradient)
         masked.append(gradient)
@@ -75,9 +75,9 @@ def _shares_statistics(optimizer: Any) -> bool:
 
 def _forget_pruned(optimizer: Any) -> None:
     for slot, variable in list_slots(optimizer):
-        constraint = get_constraint(variable)
+        constraint = get_holding_constraint(variable)
         if constraint is not None and getattr(slot, "shape", None) == variable.shape:
-            slot.assign(constraint.project(tf.convert_to_tensor(slot)))
+            slot.assign(constraint.masked(tf.convert_to_tensor(slot)))
 
 
 def _apply(self: Any, grads: Any, trainable_variables: Any = None) -> Any:

@@ -13,7 +13,14 @@ from tfprune_init.backend.protocols import Layer, Model
 from tfprune_init.errors import EnforcementError, ModelError, OptionError
 from tfprune_init.graph.copies import check_copy
 from tfprune_init.graph.variables import list_variables
-from tfprune_init.masking.attachment import attach, check_zeros, detach, get_attached_masks, install_hooks
+from tfprune_init.masking.attachment import (
+    attach,
+    check_unfrozen,
+    check_zeros,
+    detach,
+    get_attached_masks,
+    install_hooks,
+)
 from tfprune_init.masking.constraint import MaskConstraint
 from tfprune_init.masking.derived_weights import check_holdable, is_lora, refuse_new_weights
 from tfprune_init.masks import Masks
@@ -125,7 +132,7 @@ def wrap(model: Model, masks: Masks, *, example: Any = None) -> Any:
     Raises:
         ModelError: If the model is subclassed, of tf_keras, wrapped already, its class replaces a method that the
             copy would lack, masked layers have LoRA, or a layer cannot be copied with all that it keeps.
-        EnforcementError: If a layer does not compute with zeros where its variable has zeros.
+        EnforcementError: If weights are frozen, or a layer does not compute with zeros where its variable has zeros.
         DataError: If the model cannot run on the example.
         MaskMismatchError: If the masks were made for another model.
 
@@ -150,6 +157,7 @@ def wrap(model: Model, masks: Masks, *, example: Any = None) -> Any:
         raise ModelError(
             "tpi.wrap takes a plain model. Received: a wrapped one; tpi.attach(model, masks) changes its masks."
         )
+    check_unfrozen(model)
     for target in masks.check(model).values():
         check_holdable(target, masks[target.path])
         if is_lora(target):

@@ -11,7 +11,7 @@ from tfprune_init.backend import compat
 from tfprune_init.backend.model_graph import is_saved_by_layers
 from tfprune_init.errors import EnforcementError, ModelError
 from tfprune_init.graph.variables import ModelVariable, SkippedVariable, find_prunable_variables, list_variables
-from tfprune_init.masking.attachment import detach, get_attached_masks, install_hooks
+from tfprune_init.masking.attachment import check_unfrozen, detach, get_attached_masks, install_hooks
 from tfprune_init.masking.derived_weights import check_holdable
 from tfprune_init.masks import Masks
 from tfprune_init.tfmot.constraint import VariableMask, find_wrappers, hold_at_zero
@@ -37,7 +37,7 @@ def wrap(model: Any, masks: Masks) -> Any:
     Raises:
         ModelError: If the model is subclassed, of Keras 3, wrapped already, its class replaces a method that the
             wrapped model would lack, or masked variables belong to no layer. Nothing is changed then.
-        EnforcementError: If a layer does not compute with zeros where its variable has zeros.
+        EnforcementError: If weights are frozen, or a layer does not compute with zeros where its variable has zeros.
         MaskMismatchError: If the masks were made for another model.
 
     Example:
@@ -50,6 +50,7 @@ def wrap(model: Any, masks: Masks) -> Any:
     """
     check_legacy(model, "tfmot.wrap", instead="tpi.wrap(model, masks)")
     check_wrappable(model)
+    check_unfrozen(model)
     targets = masks.check(model)
     for path, target in targets.items():
         check_holdable(target, masks[path])
