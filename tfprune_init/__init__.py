@@ -12,7 +12,8 @@ See the README for the whole story.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Keras can load files with masks once these classes are registered.
+# Keras can load files with masks and with k-winners once these classes are registered.
+from tfprune_init import layers
 from tfprune_init.masking.wrapper import PrunableLayer, strip, wrap
 from tfprune_init.version import __version__
 
@@ -58,6 +59,7 @@ __all__ = [
     "export_tflite",
     "exporter",
     "find_masks",
+    "layers",
     "list_methods",
     "mask_gradients",
     "models",

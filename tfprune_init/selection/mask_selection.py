@@ -104,6 +104,6 @@ def check_combination(granularity: Granularity, allocation: Allocation) -> None:
     if not granularity.layers_compete and allocation.name == "global":
         raise OptionError(
             f"With granularity={granularity.name!r} every group of a layer keeps the same number of weights, so "
-            "weights of different layers do not compete. Received: allocation='global'; use 'uniform', 'erk', 'er', 'balanced' "
-            "or a dict."
+            "weights of different layers do not compete. Received: allocation='global'; use 'uniform', 'erk', 'er', "
+            "'balanced' or a dict."
         )
