@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tfprune_init.api import find_masks, prune_at_init, score
     from tfprune_init.compaction import Compaction, compact
     from tfprune_init.errors import PruningError
-    from tfprune_init.experiments import Results, compare
+    from tfprune_init.experiments import NoiseTest, Results, compare, run_noise_test
     from tfprune_init.export import EdgeReport, export_tflite, exporter
     from tfprune_init.graph.string_inputs import cut_string_inputs
     from tfprune_init.masking.attachment import attach
@@ -42,6 +42,7 @@ __all__ = [
     "EdgeReport",
     "Masks",
     "Method",
+    "NoiseTest",
     "PrunableLayer",
     "PruneDuringTraining",
     "PruningError",
@@ -71,6 +72,7 @@ __all__ = [
     "register_method",
     "reinitialize",
     "reports",
+    "run_noise_test",
     "score",
     "strip",
     "tfmot",
@@ -82,7 +84,7 @@ _HOMES = {
     "api": ("find_masks", "prune_at_init", "score"),
     "compaction": ("Compaction", "compact"),
     "errors": ("PruningError",),
-    "experiments": ("Results", "compare"),
+    "experiments": ("NoiseTest", "Results", "compare", "run_noise_test"),
     "export": ("EdgeReport", "export_tflite", "exporter"),
     "graph.string_inputs": ("cut_string_inputs",),
     "masking.attachment": ("attach",),
