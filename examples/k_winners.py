@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import keras
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -27,6 +28,7 @@ parser.add_argument(
 options = parser.parse_args()
 
 data = tpi.datasets.load(options.dataset, options.data_dir, standardize=True)
+images, labels = (np.concatenate(part) for part in zip(*data.train.as_numpy_iterator(), strict=True))
 rate = options.learning_rate or (0.1 if data.name == "digits" else 0.01)
 
 
@@ -36,11 +38,10 @@ def train(name: str, seed: int) -> Any:
     is_sparse = name == "sparse_cnn_1"
     model = getattr(tpi.models, name)(data.input_shape, data.classes, seed=seed)
     model.compile(
-        keras.optimizers.SGD(rate, momentum=0 if is_sparse else 0.9),
+        keras.optimizers.SGD(rate, momentum=0.0 if is_sparse else 0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     callbacks = [keras.callbacks.LearningRateScheduler(lambda epoch, _: rate * 0.8**epoch)]
-    images = data.train.unbatch().shuffle(10_000)
     start = 0
     if is_sparse:
         # Each hidden unit keeps 30% of its inputs, drawn at random.
@@ -48,9 +49,10 @@ def train(name: str, seed: int) -> Any:
         tpi.prune_at_init(model, None, sparsity=0.7, method="random", seed=seed, **sparse)
         callbacks.append(tpi.layers.BoostDecay(0.85))
         # Duty cycles settle in a first epoch of small batches.
-        model.fit(images.batch(4), epochs=1, verbose=0, callbacks=callbacks)
+        model.fit(images, labels, batch_size=4, epochs=1, verbose=0, callbacks=callbacks)
         start = 1
-    model.fit(images.batch(64), epochs=options.epochs, initial_epoch=start, verbose=0, callbacks=callbacks)
+    epochs = {"initial_epoch": start, "epochs": options.epochs}
+    model.fit(images, labels, batch_size=64, **epochs, verbose=0, callbacks=callbacks)
     return tpi.strip(model) if is_sparse else model
 
 

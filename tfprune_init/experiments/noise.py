@@ -55,10 +55,10 @@ def run_noise_test(
 ) -> NoiseTest:
     """Count the images put into the right class while a growing share of their pixels is overwritten.
 
-    At each level every image loses floor(pixels * level) of its own, drawn at random, to one value. The paper sets them
-    to mean + 2 standard deviations before it standardizes, which is 2 in the images of
-    `tpi.datasets.load(..., standardize=True)`. For images in 0..1 give that value of theirs, 0.7469 for MNIST. The model
-    computes as in inference, and stays as it is.
+    At each level floor(pixels * level) pixels of every image, drawn at random, become one value. The paper sets them to
+    mean + 2 standard deviations before it standardizes, which is 2 in the images of
+    `tpi.datasets.load(..., standardize=True)`. For images in 0..1 give that value of theirs, 0.7469 for MNIST. The
+    model computes as in inference, and stays as it is.
 
     Args:
         model: A built model from images, (batch, height, width, channels), to a score for each class.
