@@ -20,7 +20,6 @@ from tfprune_init.backend import compat
 from tfprune_init.errors import ModelError, OptionError
 from tfprune_init.layers import legacy
 from tfprune_init.layers.winners import find_winners
-from tfprune_init.methods.method import find_method
 
 DUTY = [0.5, 0.0, 0.2, 0.0, 0.1]
 EXAMPLES = np.array([[1, 0.6, 0.9, 0.8, 0.7], [0.2, 0.9, 0.4, 0.1, 0.3]], "float32")
@@ -218,9 +217,7 @@ def test_masks_hold_while_boosting_decays_and_duty_cycles_settle(K: Any, tmp_pat
 # What a method does to the states of a layer depends on how it measures, in training mode or in float64.
 MEASURES = ("snip", "synflow")
 METHODS = [
-    pytest.param(method, marks=[] if method in MEASURES else pytest.mark.exhaustive)
-    for method in tpi.list_methods()
-    if not find_method(method).scorer.of_units  # units that compete all have to stay
+    pytest.param(method, marks=[] if method in MEASURES else pytest.mark.exhaustive) for method in tpi.list_methods()
 ]
 
 
@@ -240,6 +237,29 @@ def test_wrapped_models_keep_duty_cycles() -> None:
     model.fit(*data(), batch_size=8, verbose=0)
     wrapped = tpi.wrap(model, tpi.find_masks(model, None, sparsity=0.5, method="random"))
     assert value(wrapped.get_layer("units").duty_cycle).tolist() == value(model.get_layer("units").duty_cycle).tolist()
+
+
+def test_training_on_replicas_and_under_xla_counts_too() -> None:
+    model = network(keras)
+    tpi.distribute.fit(model, data(), epochs=1, verbose=0, callbacks=[layers.BoostDecay(0.5)])
+    compiled = network(keras)
+    compiled.compile("sgd", compiled.loss, jit_compile=True)
+    compiled.fit(*data(), batch_size=24, verbose=0, callbacks=[layers.BoostDecay(0.5)])
+    for one in (model, compiled):
+        units = one.get_layer("units")
+        assert [value(units.examples_seen), value(units.boost)] == [24, 0.75]
+        assert 0 < value(units.duty_cycle).sum() <= 4
+
+
+def test_a_unit_without_weights_competes_with_zero() -> None:
+    model = network(keras)
+    masks = tpi.prune_at_init(model, None, sparsity=0.5, method="magnitude", granularity="units").masks
+    lost = ~masks["dense/kernel"].any(axis=0)
+    assert lost.any()
+    before_winners = keras.Model(model.inputs[0], model.get_layer("dense").output)
+    assert not np.asarray(before_winners(data()[0]))[:, lost].any()
+    compaction = tpi.compact(model)
+    assert [layer.units for layer in compaction.model.layers if layer.name in ("dense", "head")] == [12, 3]
 
 
 @pytest.mark.parametrize(
