@@ -69,7 +69,7 @@ X, Y = np.zeros((4, 8, 8, 1), "float32"), np.zeros(4, int)
     ("options", "words"),
     [
         ({"levels": ()}, "Received: levels=()"),
-        ({"levels": (0.1, 1.1)}, "levels are shares of the pixels, in [0, 1]"),
+        ({"levels": (0.1, 1.1)}, "numbers in [0, 1]. Received: levels=1.1"),
         ({"value": np.nan}, "Received: value=nan"),
         ({"seed": -1}, "Received: seed=-1"),
     ],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +13,7 @@ from tfprune_init.backend import compat
 from tfprune_init.backend.batches import to_dataset
 from tfprune_init.backend.model_state import restore_state
 from tfprune_init.backend.protocols import Model
-from tfprune_init.checks import check_integer
+from tfprune_init.checks import check_integer, check_number
 from tfprune_init.errors import DataError, ModelError, OptionError
 from tfprune_init.selection import count_kept
 
@@ -89,10 +87,11 @@ def run_noise_test(
     """
     compat.check_model(model)
     check_integer("seed", seed, 0)
-    if not len(levels) or not all(_is_real(level) and 0 <= level <= 1 for level in levels):
-        raise OptionError(f"levels are shares of the pixels, in [0, 1]. Received: levels={tuple(levels)}.")
-    if not _is_real(value):
-        raise OptionError(f"value must be a finite number. Received: value={value!r}.")
+    check_number("value", value, "a finite number", lambda given: True)
+    for level in levels:
+        check_number("levels", level, "shares of the pixels, numbers in [0, 1]", lambda given: 0 <= given <= 1)
+    if len(levels) == 0:
+        raise OptionError(f"levels must be shares of the pixels, at least one. Received: levels={levels!r}.")
     classify = tf.function(lambda images: compat.call_model(model, images, False), reduce_retracing=True)
     draws = [np.random.default_rng([seed, place]) for place in range(len(levels))]
     right, counts, examples = np.zeros(len(levels), int), (0,) * len(levels), 0
@@ -106,10 +105,6 @@ def run_noise_test(
                 noisy = _overwrite(images, count, value, draws[place])
                 right[place] += _count_right(classify(noisy), labels, number)
     return NoiseTest(tuple(levels), counts, tuple(right.tolist()), examples)
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _read(x: Any, y: Any, number: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from typing import Any
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.callbacks import BackendCallback
+from tfprune_init.checks import check_number
 from tfprune_init.errors import OptionError
 from tfprune_init.layers.winners import WinnersLayer
 
@@ -37,10 +36,7 @@ class BoostDecay(BackendCallback):
 
     def __init__(self, factor: float = 0.85):
         super().__init__()
-        real = isinstance(factor, numbers.Real) and not isinstance(factor, bool) and math.isfinite(factor)
-        if not real or not 0 <= factor < 1:
-            raise OptionError(f"factor must be a number in [0, 1). Received: factor={factor!r}.")
-        self.factor = float(factor)
+        self.factor = check_number("factor", factor, "a number in [0, 1)", lambda given: 0 <= given < 1)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Find the layers, and refuse a model on which this has no effect."""

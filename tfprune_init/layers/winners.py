@@ -11,9 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune_init.backend import compat
-from tfprune_init.checks import check_integer
+from tfprune_init.checks import check_integer, check_number
 from tfprune_init.errors import ModelError, OptionError
 
+# exp(50) times a number still is a float32.
 _MOST_BOOST = 50
 
 
@@ -87,8 +88,10 @@ class WinnersLayer:
     ):
         super().__init__(**kwargs)
         self.k = _check_k(k)
-        self.k_inference_factor = _check_number("k_inference_factor", k_inference_factor, above=0, most=math.inf)
-        self.initial_boost = _check_number("boost", boost, least=0, most=_MOST_BOOST)
+        self.k_inference_factor = check_number(
+            "k_inference_factor", k_inference_factor, "a number above 0", lambda factor: factor > 0
+        )
+        self.initial_boost = check_number("boost", boost, f"a number from 0 to {_MOST_BOOST}", _is_boost)
         self.period = check_integer("period", period, 1)
 
     def build(self, input_shape: Any) -> None:
@@ -236,10 +239,5 @@ def _check_k(k: Any) -> int | float:
     raise OptionError(f"k is a number of units, an integer from 1, or a share of them, in (0, 1). Received: k={k!r}.")
 
 
-def _check_number(name: str, value: Any, *, least: float = -math.inf, above: float = -math.inf, most: float) -> float:
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not real or not (least <= value <= most and value > above):
-        start = f"above {above}" if above >= least else f"from {least}"
-        end = "" if math.isinf(most) else f" to {most}"
-        raise OptionError(f"{name} must be a number {start}{end}. Received: {name}={value!r}.")
-    return float(value)
+def _is_boost(boost: float) -> bool:
+    return 0 <= boost <= _MOST_BOOST
