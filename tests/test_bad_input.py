@@ -42,6 +42,7 @@ OPTIONS = [
     ({"granularity": "blok"}, "Did you mean 'block'"),
     ({"allocation": "unifrom"}, "Did you mean 'uniform'"),
     ({"granularity": "n_m", "allocation": "global"}, "use 'uniform', 'erk'"),
+    ({"granularity": "per_unit", "allocation": "global"}, "granularity='per_unit' every .*use 'uniform', 'erk'"),
     ({"granularity": "n_m", "allocation": "erk", "sparsity": 0.95}, "keeps at least .*use a lower one"),
     ({"allocation": {}}, "an empty dict"),
     ({"allocation": {"nothing": 0.5}}, "names layers that are not pruned"),

@@ -143,10 +143,11 @@ def test_law_1_exact_count(method: str, kind: str, package: str) -> None:
 # Each granularity, each allocation, and one of each kind of both.
 USUAL = {(name, one.usual_allocation) for name, one in GRANULARITIES.items()}
 USUAL |= {*itertools.product(["weights"], ALLOCATIONS), ("n_m", "erk"), ("block", "erk"), ("units", "uniform")}
+USUAL |= {("per_unit", "erk")}
 COMBINATIONS = [
     pytest.param(*pair, marks=[] if pair in USUAL else pytest.mark.exhaustive)
     for pair in itertools.product(GRANULARITIES, ALLOCATIONS)
-    if pair != ("n_m", "global")
+    if pair[1] != "global" or GRANULARITIES[pair[0]].layers_compete
 ]
 
 
@@ -172,6 +173,12 @@ def test_law_1_exact_count_of_every_combination(granularity: str, allocation: st
             for first in range(0, layout.rows, 4):
                 assert (matrix[first : first + 4].sum(axis=0) == min(n, layout.rows - first)).all(), path
         assert kept == {2} if allocation == "uniform" else masks.kept <= masks.size // 2 and len(kept) > 1
+    elif granularity == "per_unit":
+        matrices = [layout_of(path, model).to_matrix(mask) for path, mask in masks.items()]
+        kept = [(len(matrix), int(matrix[:, 0].sum())) for matrix in matrices]
+        assert all((matrix.sum(axis=0) == count).all() for matrix, (_, count) in zip(matrices, kept, strict=True))
+        uniform = all(count == max(1, inputs // 2) for inputs, count in kept)
+        assert uniform if allocation == "uniform" else masks.kept <= masks.size // 2 and not uniform
     elif granularity == "units":
         size, kept = counted(model, masks, granularity)
         sizes = [units.size for _, units in selector.layouts.layers.values()]

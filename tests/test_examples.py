@@ -217,3 +217,15 @@ def test_the_snip_report_on_digits(tmp_path: Path) -> None:
     # What was measured on MNIST stands beside nothing else.
     assert "The report's numbers are for MNIST, so none are shown" in out
     assert not any(f" {number} │" in line.rsplit("│", 2)[-2] + "│" for number in REPORTED for line in rows(out))
+
+
+def test_k_winners(tmp_path: Path) -> None:
+    out = example("k_winners", tmp_path, "--epochs", "4")
+    assert "digits: 1,437 training and 360 test images of 8x8x1" in " ".join(out.split())
+    table = [[cell.strip() for cell in line.split("│")[1:-1]] for line in rows(out)]
+    assert [int(row[0]) for row in table[:-1]] == [0, 3, 6, 9, 12, 16, 19, 22, 25, 28, 32]
+    for column in (1, 2):
+        right = [round(float(row[column].rstrip("%")) * 3.6) for row in table[:-1]]
+        assert right[0] > 0.85 * 360
+        assert right[0] > right[-1]
+        assert table[-1][column] == f"{sum(right):,} of 3,960"

@@ -34,7 +34,7 @@ KINDS = ["erk", "er", "balanced"]
 # Everything that counts in something and keeps floor(count * density) of it.
 COUNTED = ["global", *KINDS, "block", "channel"]
 # Everything that needs to know no more of a network than its layouts.
-LOCAL = [*COUNTED, "uniform", "n_m"]
+LOCAL = [*COUNTED, "uniform", "n_m", "per_unit"]
 
 
 def choose(
@@ -228,6 +228,42 @@ def test_n_of_m_equals_looping_over_the_groups(network: Any, m: int, density: fl
         assert sizes == {g: min(n, len(members)) for g, members in groups.items()}
 
 
+@given(networks(), st.integers(1, 99), st.data())
+def test_per_unit_equals_sorting_the_inputs_of_each_unit(network: Any, percent: int, data: Any) -> None:
+    layouts, scores = network
+    alive = drawn_alive(data, scores)
+    units = defaultdict(list)
+    for path, lay in layouts.items():
+        for index in np.ndindex(lay.shape):
+            row, column = place(lay, index)
+            if alive is None or alive[path][index]:
+                units[path, column].append((-float(scores[path][index]), row, index))
+    expected = {
+        (unit[0], index)
+        for unit, inputs in units.items()
+        for _, _, index in sorted(inputs)[: max(1, layouts[unit[0]].rows * percent // 100)]
+    }
+    assert kept(choose("per_unit", scores, percent / 100, alive, layouts)) == expected
+
+
+def test_per_unit_has_numbers_of_its_own_for_each_layer() -> None:
+    # By erk, 26,620 weights in proportion to 1084 : 400 : 110; the last layer, of 1,000, is kept whole.
+    masks = choose_masks(random_scores(LENET), 0.1, LENET, granularity="per_unit", allocation="erk")
+    assert inputs_of_units(masks) == {
+        "a": {25_620 * 1084 // 1484 // 300},
+        "b": {25_620 * 400 // 1484 // 100},
+        "c": {100},
+    }
+    given = choose_masks(random_scores(LENET), 0.5, LENET, granularity="per_unit", allocation={"a": 0.7, "c": 0.0})
+    assert inputs_of_units(given) == {"a": {235}, "b": {150}, "c": {100}}
+    few = choose_masks(random_scores(LENET), 0.003, LENET, granularity="per_unit")
+    assert inputs_of_units(few) == {"a": {2}, "b": {1}, "c": {1}}
+
+
+def inputs_of_units(masks: dict[str, np.ndarray]) -> dict[str, set[int]]:
+    return {path: set(mask.sum(axis=0).tolist()) for path, mask in masks.items()}
+
+
 def test_two_of_four_along_the_inputs_with_a_shorter_last_group() -> None:
     scores = {"k": np.array([[1, 4, 2, 3, 7, 5, 6], [9, 9, 9, 9, 1, 1, 1]], np.float32).T}
     masks = choose("n_m", scores, 0.5, None, {"k": layout((7, 2))})
@@ -396,7 +432,7 @@ def test_what_each_says_of_itself() -> None:
     }
     assert {name: one.counts_in for name, one in GRANULARITIES.items()} == {
         "block": "blocks", "channel": "channels", "tflite": "weights", "n_m": "weights", "weights": "weights",
-        "units": "units",
+        "units": "units", "per_unit": "weights",
     }  # fmt: skip
     for registry in (GRANULARITIES, ALLOCATIONS):
         assert all(one.name == name and one.summary for name, one in registry.items())

@@ -15,11 +15,13 @@ from tfprune_init import datasets, models
 from tfprune_init.errors import OptionError
 
 BUILDERS = [getattr(models, name) for name in models.__all__]
-SMALL_BUILDERS = [models.lenet_300_100, models.lenet_5, models.resnet20]
+SMALL_BUILDERS = [models.lenet_300_100, models.lenet_5, models.resnet20, models.sparse_cnn_1]
 
 # By hand: weights are the kernels, then biases and BatchNorm's two trainable and two moving vectors.
 LENET_300_100 = 784 * 300 + 300 * 100 + 100 * 10
 LENET_5 = 25 * 1 * 20 + 25 * 20 * 50 + 4 * 4 * 50 * 500 + 500 * 10
+DENSE_CNN_1 = 25 * 1 * 30 + 12 * 12 * 30 * 1000 + 1000 * 10
+DENSE_CNN_2 = 25 * 1 * 30 + 25 * 30 * 30 + 4 * 4 * 30 * 1000 + 1000 * 10
 VGG19 = (
     9
     * (3 * 64 + 64 * 64 + 64 * 128 + 128 * 128 + 128 * 256 + 3 * 256 * 256 + 256 * 512 + 3 * 512 * 512 + 4 * 512 * 512)
@@ -64,6 +66,8 @@ def shapes(model: keras.Model, suffix: str) -> list[tuple[int, ...]]:
         (models.lenet_300_100, LENET_300_100, 410, 0, 266_200),
         (models.lenet_5, LENET_5, 580, 0, 430_500),
         (models.vgg19, VGG19, 10, VGG19_CHANNELS, 20_024_000),
+        (models.dense_cnn_1, DENSE_CNN_1, 1_040, 0, 4_330_750),
+        (models.dense_cnn_2, DENSE_CNN_2, 1_070, 0, 513_250),
         (models.resnet20, RESNET20, 10, RESNET20_CHANNELS, 270_896),
         (models.resnet50, RESNET50, 10, RESNET50_CHANNELS, 23_467_712),
     ],
@@ -96,6 +100,7 @@ def test_layers_have_readable_names_of_their_own(build: Callable[..., keras.Mode
     ("build", "expected"),
     [
         (models.lenet_5, ["conv1/kernel", "conv2/kernel", "dense/kernel", "head/kernel"]),
+        (models.sparse_cnn_2, ["conv2/kernel", "dense/bias", "conv1_winners/duty_cycle", "dense_winners/boost"]),
         (models.lenet_300_100, ["dense1/kernel", "dense2/kernel", "head/kernel"]),
         (models.vgg19, ["block1_conv1/kernel", "block5_conv4/kernel", "block3_conv2_bn/gamma"]),
         (models.resnet20, ["stem/kernel", "stage2_block1_conv2/kernel", "stage2_block1_shortcut/kernel"]),
@@ -246,7 +251,7 @@ def test_model_learns_the_digits(build: Callable[..., keras.Model]) -> None:
     assert model.evaluate(ds.test, verbose=0)[1] > 0.9
 
 
-@pytest.mark.parametrize("module", ["lenet", "vgg", "resnet", "initialization"])
+@pytest.mark.parametrize("module", ["lenet", "vgg", "resnet", "k_winners_cnn", "initialization"])
 def test_examples_in_the_docstrings_run(module: str) -> None:
     outcome = doctest.testmod(importlib.import_module(f"tfprune_init.models.{module}"))
     assert outcome.attempted > 0

@@ -12,7 +12,8 @@ See the README for the whole story.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Keras can load files with masks once these classes are registered.
+# Keras can load files with masks and with k-winners once these classes are registered.
+from tfprune_init import layers
 from tfprune_init.masking.wrapper import PrunableLayer, strip, wrap
 from tfprune_init.version import __version__
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from tfprune_init.api import find_masks, prune_at_init, score
     from tfprune_init.compaction import Compaction, compact
     from tfprune_init.errors import PruningError
-    from tfprune_init.experiments import Results, compare
+    from tfprune_init.experiments import NoiseTest, Results, compare, run_noise_test
     from tfprune_init.export import EdgeReport, export_tflite, exporter
     from tfprune_init.graph.string_inputs import cut_string_inputs
     from tfprune_init.graph.weight_copies import copy_weights
@@ -46,6 +47,7 @@ __all__ = [
     "EdgeReport",
     "Masks",
     "Method",
+    "NoiseTest",
     "PrunableLayer",
     "PruneDuringTraining",
     "PruningError",
@@ -66,6 +68,7 @@ __all__ = [
     "find_masks",
     "find_masks_from_training",
     "freeze",
+    "layers",
     "list_methods",
     "mask_gradients",
     "models",
@@ -79,6 +82,7 @@ __all__ = [
     "reinitialize",
     "reports",
     "run",
+    "run_noise_test",
     "score",
     "strip",
     "tfmot",
@@ -92,7 +96,7 @@ _HOMES = {
     "api": ("find_masks", "prune_at_init", "score"),
     "compaction": ("Compaction", "compact"),
     "errors": ("PruningError",),
-    "experiments": ("Results", "compare"),
+    "experiments": ("NoiseTest", "Results", "compare", "run_noise_test"),
     "export": ("EdgeReport", "export_tflite", "exporter"),
     "graph.string_inputs": ("cut_string_inputs",),
     "graph.weight_copies": ("copy_weights",),

@@ -72,8 +72,9 @@ def prune_at_init(
             iterative methods.
         batches: Batches that each gradient is averaged over, weighted by examples; each step takes the next. 1
             unless the method says otherwise.
-        granularity: What is kept or pruned as one: "weights", "block", "n_m", "channel" (filters of one kernel),
-            "units" (whole units, with all that belongs to them) or "tflite" (what TFLite can leave out).
+        granularity: What is kept or pruned as one: "weights", "block", "n_m", "per_unit" (as many inputs for
+            each output), "channel" (filters of one kernel), "units" (whole units, with all that belongs to them) or
+            "tflite" (what TFLite can leave out).
         allocation: How the budget is shared out among layers: "global" (all compete), "uniform" (each layer keeps the
             same share), "erk", "er" or "balanced" (each layer its own share), or a dict from layer name, variable path
             or glob pattern to the sparsity of that layer; layers that it does not name compete for `sparsity`.

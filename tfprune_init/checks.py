@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tfprune_init.errors import OptionError
@@ -36,6 +37,32 @@ def check_integer(name: str, value: Any, least: int) -> int:
         kind = kinds.get(least, f"an integer of at least {least}")
         raise OptionError(f"{name} must be {kind}. Received: {name}={value!r}.")
     return int(value)
+
+
+def check_number(name: str, value: Any, kind: str, fits: Callable[[float], bool]) -> float:
+    """Return a real option as a float.
+
+    Args:
+        name: What the option is called.
+        value: What was given. Numbers of NumPy are fine; booleans, NaN and infinity are not.
+        kind: What it must be, in words.
+        fits: Whether a finite number is that.
+
+    Raises:
+        OptionError: If it is no finite number, or does not fit.
+
+    Example:
+        >>> from tfprune_init.checks import check_number
+        >>> check_number("factor", 2, "a number above 1", lambda factor: factor > 1)
+        2.0
+        >>> check_number("factor", 0.5, "a number above 1", lambda factor: factor > 1)
+        Traceback (most recent call last):
+        tfprune_init.errors.OptionError: factor must be a number above 1. Received: factor=0.5.
+    """
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not real or not fits(float(value)):
+        raise OptionError(f"{name} must be {kind}. Received: {name}={value!r}.")
+    return float(value)
 
 
 def suggest(received: Any, names: Iterable[str], *, list_all: bool = False) -> str:

@@ -165,6 +165,34 @@ def get_tf_variable(variable: Any) -> tf.Variable:
     return variable
 
 
+def add_state(layer: Any, name: str, shape: tuple[int, ...], dtype: str, value: float = 0) -> Any:
+    """Give a layer a variable that no optimizer moves, of one dtype under mixed precision too.
+
+    Where replicas train together, floats are the mean of theirs, and integers those of the first one.
+
+    Args:
+        layer: The layer that keeps it, in its `build`.
+        name: What it is called.
+        shape: Its shape.
+        dtype: Its dtype, such as "float32".
+        value: What it is filled with.
+    """
+
+    def fill(shape: Any, dtype: Any = None, **kwargs: Any) -> tf.Tensor:
+        return tf.fill(tuple(shape), tf.cast(value, dtype))
+
+    if is_keras3(layer):
+        options: dict[str, Any] = {"autocast": False}
+    else:
+        mean, first = tf.VariableAggregation.MEAN, tf.VariableAggregation.ONLY_FIRST_REPLICA
+        options = {
+            "experimental_autocast": False,
+            "synchronization": tf.VariableSynchronization.ON_READ,
+            "aggregation": mean if tf.as_dtype(dtype).is_floating else first,
+        }
+    return layer.add_weight(name=name, shape=shape, dtype=dtype, initializer=fill, trainable=False, **options)
+
+
 def set_constraint(variable: Any, constraint: Any) -> None:
     """Put a constraint on a variable, after it was built."""
     if isinstance(variable, keras.Variable):

@@ -1,15 +1,20 @@
-"""The networks of the pruning-at-initialization papers, as plain Keras models that end in logits."""
+"""The networks of the papers, as plain Keras models that end in logits."""
 
 from __future__ import annotations
 
+from tfprune_init.models.k_winners_cnn import dense_cnn_1, dense_cnn_2, sparse_cnn_1, sparse_cnn_2
 from tfprune_init.models.lenet import lenet_5, lenet_300_100
 from tfprune_init.models.resnet import resnet20, resnet50
 from tfprune_init.models.vgg import vgg19
 
 __all__ = [
+    "dense_cnn_1",
+    "dense_cnn_2",
     "lenet_5",
     "lenet_300_100",
     "resnet20",
     "resnet50",
+    "sparse_cnn_1",
+    "sparse_cnn_2",
     "vgg19",
 ]

@@ -79,6 +79,7 @@ class Granularity:
         counts_in: What sparsity counts, for messages: "weights", "blocks".
         usual_allocation: The allocation where none is asked for.
         of_units: Whether whole units compete, so that criteria which score units make sense.
+        layers_compete: Whether groups of different layers can compete; not where each group keeps the same number.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Granularity:
     counts_in: str = "weights"
     usual_allocation: str = "global"
     of_units: bool = False
+    layers_compete: bool = True
 
     @property
     def options(self) -> Mapping[str, Any]:

@@ -101,8 +101,9 @@ def check_combination(granularity: Granularity, allocation: Allocation) -> None:
     Raises:
         OptionError: If groups of one layer have to keep the same number, and layers were to compete.
     """
-    if granularity.name == "n_m" and allocation.name == "global":
+    if not granularity.layers_compete and allocation.name == "global":
         raise OptionError(
-            "With granularity='n_m' every group of a layer keeps the same n of m weights, so weights of different "
-            "layers do not compete. Received: allocation='global'; use 'uniform', 'erk', 'er', 'balanced' or a dict."
+            f"With granularity={granularity.name!r} every group of a layer keeps the same number of weights, so "
+            "weights of different layers do not compete. Received: allocation='global'; use 'uniform', 'erk', 'er', "
+            "'balanced' or a dict."
         )
