@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tfprune_init.graph.string_inputs import cut_string_inputs
     from tfprune_init.masking.attachment import attach
     from tfprune_init.masking.callbacks import PruneDuringTraining
+    from tfprune_init.masking.dynamic_pruning import DynamicPruning
     from tfprune_init.masking.gradient_masking import mask_gradients
     from tfprune_init.masking.reinitialization import reinitialize
     from tfprune_init.masking.tensorboard import TensorBoardSparsity
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Budget",
     "Compaction",
+    "DynamicPruning",
     "EdgeReport",
     "Masks",
     "Method",
@@ -85,6 +87,7 @@ _HOMES = {
     "graph.string_inputs": ("cut_string_inputs",),
     "masking.attachment": ("attach",),
     "masking.callbacks": ("PruneDuringTraining",),
+    "masking.dynamic_pruning": ("DynamicPruning",),
     "masking.gradient_masking": ("mask_gradients",),
     "masking.reinitialization": ("reinitialize",),
     "masking.tensorboard": ("TensorBoardSparsity",),

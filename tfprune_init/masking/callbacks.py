@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,10 @@ from tfprune_init.backend.batches import Batches
 from tfprune_init.errors import OptionError
 from tfprune_init.graph.variables import Exclusion, find_prunable_variables
 from tfprune_init.masking.attachment import attach, get_attached_masks
-from tfprune_init.masking.events import EventCallback, make_plan
+from tfprune_init.masking.events import EventCallback, make_plan, search_at_event
 from tfprune_init.masks import Masks
 from tfprune_init.methods import resolve_method
-from tfprune_init.methods.goal import Goal
-from tfprune_init.methods.mask_search import search_masks
 from tfprune_init.methods.mask_selector import make_selector
-from tfprune_init.report import conclude_search
-from tfprune_init.scoring import ScoringEngine
 from tfprune_init.selection.schedules import compute_densities
 
 
@@ -129,16 +124,18 @@ class PruneDuringTraining(EventCallback):
     def prune_at(self, number: int, place: int) -> None:
         """Prune to the density of an event."""
         density = self._densities[number - 1]
-        resolved = replace(self._resolved, method=replace(self._resolved.method, schedule="one_shot", steps=1))
-        targets = self._selector.variables.prunable
         held: Mapping[str, np.ndarray] = get_attached_masks(self.model) or {}
-        left = {t.path: held.get(t.path, np.ones(t.shape, bool)) for t in targets}
-        with ScoringEngine(self.model, targets, data=self._batches, **resolved.engine_options) as engine:
-            found = search_masks(
-                engine, self._selector, resolved, Goal(density, last=self._densities[-1]), verbose=0, left=left
-            )
-        conclude_search(self.model, found, self._prune_bias)
-        attach(self.model, found.masks)
+        left = {t.path: held.get(t.path, np.ones(t.shape, bool)) for t in self._selector.variables.prunable}
+        self.masks = search_at_event(
+            self.model,
+            self._selector,
+            self._resolved,
+            self._batches,
+            density,
+            last=self._densities[-1],
+            left=left,
+            prune_bias=self._prune_bias,
+        )
+        attach(self.model, self.masks)
         self.model.make_train_function(force=True)  # fit goes on with it
-        self.masks = found.masks
-        self.history.append((place, found.masks.density))
+        self.history.append((place, self.masks.density))

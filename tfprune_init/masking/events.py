@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from tfprune_init.backend.callbacks import BackendCallback
+from tfprune_init.backend.protocols import Model
 from tfprune_init.checks import check_integer
 from tfprune_init.errors import OptionError
+from tfprune_init.masks import Masks
+from tfprune_init.methods import ResolvedMethod
+from tfprune_init.methods.goal import Goal
+from tfprune_init.methods.mask_search import search_masks
+from tfprune_init.methods.mask_selector import MaskSelector
+from tfprune_init.report import conclude_search
+from tfprune_init.scoring import Arrays, ScoringEngine
 
 _UNITS = ("epochs", "steps")
 
@@ -73,6 +82,39 @@ def make_plan(unit: str, every: int, delay: int, *, events: int | None = None, u
             )
     assert events is not None
     return EventPlan(unit, every, delay, events)
+
+
+def search_at_event(
+    model: Model,
+    selector: MaskSelector,
+    resolved: ResolvedMethod,
+    data: Any,
+    density: Fraction,
+    *,
+    last: Fraction | None = None,
+    left: Arrays | None = None,
+    prune_bias: bool = False,
+) -> Masks:
+    """Find the masks of one event: the network judged once, as it is now.
+
+    Args:
+        model: The model.
+        selector: How masks are chosen from scores.
+        resolved: The method.
+        data: What it judges by, or None.
+        density: Share to keep.
+        last: Density of the last event, which `density` is on the way to.
+        left: What earlier events left; all by default.
+        prune_bias: Whether biases are prunable.
+
+    Raises:
+        NetworkCollapseError: If they would leave a network that passes no signal.
+    """
+    once = replace(resolved, method=replace(resolved.method, schedule="one_shot", steps=1))
+    with ScoringEngine(model, selector.variables.prunable, data=data, **once.engine_options) as engine:
+        found = search_masks(engine, selector, once, Goal(density, last=last), verbose=0, left=left)
+    conclude_search(model, found, prune_bias)
+    return found.masks
 
 
 class EventCallback(BackendCallback):
