@@ -642,6 +642,7 @@ RAGGED = tf.data.Dataset.from_tensor_slices((tf.ragged.constant([[1.0], [1.0, 2.
             OptionError,
             "PruneDuringTraining",
         ),
+        (DATASET, {"callbacks": [tpi.DynamicPruning(sparsity=0.5)]}, OptionError, "DynamicPruning.*model.fit"),
     ],
 )  # fmt: skip
 def test_data_options_and_callbacks_it_cannot_serve_are_refused(given, options, error, says) -> None:

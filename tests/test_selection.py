@@ -116,6 +116,21 @@ def test_schedules_have_their_closed_forms() -> None:
 
 
 @pytest.mark.parametrize(
+    ("final", "first", "last", "sparsities"),
+    [
+        (0.9, 0, 100, {10: 0.2439, 25: 0.5203125, 50: 0.7875, 75: 0.8859375, 100: 0.9}),
+        (0.8, 10, 90, {30: 0.4625, 50: 0.7, 70: 0.7875, 90: 0.8}),
+    ],
+)
+def test_the_cubic_schedule_has_the_sparsities_of_gradual_pruning(
+    final: float, first: int, last: int, sparsities: dict[int, float]
+) -> None:
+    """s(t) = s_f (1 - (1 - (t - t0) / (t1 - t0))^3), worked out by hand."""
+    densities = compute_densities("cubic", 1 - final, last - first)
+    assert {t: float(1 - densities[t - first - 1]) for t in sparsities} == pytest.approx(sparsities, rel=1e-12)
+
+
+@pytest.mark.parametrize(
     ("schedule", "steps", "words"),
     [
         ("exponental", 3, "Did you mean 'exponential'"),

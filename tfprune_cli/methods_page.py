@@ -34,7 +34,8 @@ Initialization: Why Are We Missing the Mark?, ICLR 2021). `tpi.reinitialize(mode
 same masks, makes them constant or shuffles them, with the signs they had or without, and rescales them on request
 (Zhou et al., Deconstructing Lottery Tickets, NeurIPS 2019). `normalize="l2"` or `"sum"` divides each variable's
 scores by their norm before they compete, as jaxpruner does by default; it is off here. `tpi.PruneDuringTraining`
-prunes in events while `fit` runs: SNIP-it and SNAP-it during training.
+prunes in events while `fit` runs: SNIP-it and SNAP-it during training, and gradual magnitude pruning (Zhu & Gupta,
+2017). `tpi.DynamicPruning` is dynamic pruning with feedback (Lin et al., ICLR 2020).
 """
 
 _AFTER_TRAINING = """## Masks from training

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tfprune_init.graph.weight_copies import copy_weights
     from tfprune_init.masking.attachment import attach
     from tfprune_init.masking.callbacks import PruneDuringTraining
+    from tfprune_init.masking.dynamic_pruning import DynamicPruning
     from tfprune_init.masking.freezing import freeze, unfreeze
     from tfprune_init.masking.gradient_masking import mask_gradients
     from tfprune_init.masking.reinitialization import reinitialize
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Budget",
     "Compaction",
+    "DynamicPruning",
     "EdgeReport",
     "Masks",
     "Method",
@@ -102,6 +104,7 @@ _HOMES = {
     "graph.weight_copies": ("copy_weights",),
     "masking.attachment": ("attach",),
     "masking.callbacks": ("PruneDuringTraining",),
+    "masking.dynamic_pruning": ("DynamicPruning",),
     "masking.freezing": ("freeze", "unfreeze"),
     "masking.gradient_masking": ("mask_gradients",),
     "masking.reinitialization": ("reinitialize",),

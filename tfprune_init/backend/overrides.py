@@ -83,13 +83,23 @@ def _do_nothing(*args: Any, **kwargs: Any) -> None:
     """Stand in for a method that must have no effect."""
 
 
-def _in_attributes(target: Placed, tensor: tf.Tensor) -> dict[str, tf.Tensor]:
-    names = [name for name, value in vars(target.layer).items() if value is target.variable]
+def find_attributes(target: Placed) -> tuple[str, ...]:
+    """Return the names of the attributes through which a layer reads a variable of its own.
+
+    Raises:
+        ModelError: If there is none.
+    """
+    names = tuple(name for name, value in vars(target.layer).items() if value is target.variable)
     if not names:
         raise ModelError(
-            f"Variable {target.path!r} is not an attribute of its layer {type(target.layer).__name__}, so this method "
-            "cannot look at other values of it in tf_keras. Use another method, exclude=[...], or Keras 3."
+            f"Variable {target.path!r} is not an attribute of its layer {type(target.layer).__name__}, so nothing can "
+            "stand in for it when the layer is called. Use exclude=[...], or, to score it, another method or Keras 3."
         )
+    return names
+
+
+def _in_attributes(target: Placed, tensor: tf.Tensor) -> dict[str, tf.Tensor]:
+    names = find_attributes(target)
     tensor = tf.convert_to_tensor(tensor)  # a cast to the dtype that a variable has gives the variable itself
     if target.tensor is not target.variable and tensor.dtype != tf.float64:
         tensor = tf.cast(tensor, target.layer.compute_dtype)  # what tf_keras does on reading under mixed precision

@@ -10,6 +10,8 @@ import numpy as np
 
 from tfprune_init.backend.callbacks import get_history, list_remembered, set_history
 from tfprune_init.errors import CheckpointError, OptionError
+from tfprune_init.masking.callbacks import PruneDuringTraining
+from tfprune_init.masking.dynamic_pruning import DynamicPruning
 
 _INSTEAD = {
     "BackupAndRestore": "checkpoint=",
@@ -105,7 +107,12 @@ def _check(callback: Any, resumable: bool) -> None:
     for name, instead in _INSTEAD.items():
         if isinstance(callback, getattr(keras.callbacks, name)):
             raise OptionError(f"{name} needs the trainer of Keras, which is not used here. Use {instead} instead.")
-    if resumable and type(callback).__name__ == "PruneDuringTraining":
+    if isinstance(callback, DynamicPruning):
+        raise OptionError(
+            "DynamicPruning changes how layers read their weights, which the steps taken here do not follow. "
+            "Train with model.fit, which can under MirroredStrategy, or use PruneDuringTraining."
+        )
+    if resumable and isinstance(callback, PruneDuringTraining):
         raise OptionError(
             "A checkpoint does not hold where PruneDuringTraining is in its data and its events. "
             "Train without checkpoint=, or with masks found before."

@@ -64,8 +64,21 @@ def halving(density: float, steps: int) -> list[float]:
     return [*(max(density, density + (0.5 - density) / 2**i) for i in range(steps - 1)), density]
 
 
+def cubic(density: float, steps: int) -> list[float]:
+    """Remove much at first and little at last: sparsity s (1 - (1 - t / steps)^3), t = 1 .. steps.
+
+    Reference: Zhu & Gupta, To prune, or not to prune, 2017.
+
+    Example:
+        >>> from tfprune_init.selection.schedules import cubic
+        >>> [round(d, 4) for d in cubic(0.1, 4)]
+        [0.4797, 0.2125, 0.1141, 0.1]
+    """
+    return [1.0 - (1.0 - density) * (1.0 - (1.0 - t / steps) ** 3) for t in range(1, steps)] + [density]
+
+
 SCHEDULES: Registry[Schedule] = Registry("schedule")
-for _schedule in (exponential, linear, one_shot, halving):
+for _schedule in (exponential, linear, one_shot, halving, cubic):
     SCHEDULES.register(_schedule.__name__, _schedule)
 
 
@@ -73,7 +86,7 @@ def compute_densities(schedule: str | Schedule, density: float | Fraction, steps
     """Return the checked, exact densities of a schedule.
 
     Args:
-        schedule: "exponential", "linear", "halving", "one_shot", or a function of (density, steps).
+        schedule: "exponential", "linear", "halving", "one_shot", "cubic", or a function of (density, steps).
         density: Final density, in (0, 1].
         steps: Number of steps, at least 1.
 

@@ -1,0 +1,100 @@
+"""Cost of pruning while a network trains, in ratios measured within one process, interleaved, as medians.
+
+    python benchmarks/training.py                     # both networks; about ten minutes on 2 cores
+    python benchmarks/training.py mlp --rounds 5      # one of them: resnet20, mlp
+
+Prints one JSON object. The unit is a dense training step of the same network and batch in `fit`. Beside it is a step
+of `DynamicPruning` at 90%, its events included (masks chosen anew every 16 steps), the same without events, and a step
+under masks that are attached. Absolute seconds are of the machine it ran on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from engine import LOSS, interleaved, machine, mlp
+
+import tfprune_init as tpi
+from tfprune_init.backend.batches import disable_autotuning
+
+PERIOD = 16
+NEVER = 10_000
+CASES: dict[str, tuple[str, Callable[[], Any], tuple[int, ...], int]] = {
+    "resnet20": ("ResNet20, batch 128", lambda: tpi.models.resnet20(seed=0), (32, 32, 3), 128),
+    "mlp": ("MLP of 21 M weights, batch 32", lambda: mlp(keras), (784,), 32),
+}
+
+
+class OneEpoch(keras.callbacks.Callback):
+    """Stops a training after an epoch, however many it was told of."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Stop."""
+        self.model.stop_training = True
+
+
+def make_run(model: Any, data: Any, callbacks: list[Any]) -> Callable[[], Any]:
+    """Return a function that trains one more epoch of `PERIOD` steps each time it is called."""
+    epochs = itertools.count()
+
+    def run() -> None:
+        options = {"epochs": NEVER, "initial_epoch": next(epochs), "shuffle": False, "verbose": 0}
+        model.fit(data, callbacks=[*callbacks, OneEpoch()], **options)
+
+    return run
+
+
+def random_masks(model: Any) -> tpi.Masks:
+    """Return masks that keep 10%, wherever they are."""
+    return tpi.find_masks(model, None, sparsity=0.9, method="random", verbose=0)
+
+
+def measure(name: str, optimizer: str, rounds: int) -> dict[str, Any]:
+    """Measure the seconds of a step of one network, trained in four ways."""
+    title, build, shape, batch = CASES[name]
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(batch, *shape)).astype("float32"), rng.integers(0, 10, batch)
+    data = disable_autotuning(tf.data.Dataset.from_tensors((x, y)).repeat(PERIOD))
+    models = {way: build() for way in ("dense", "dynamic", "dynamic_without_events", "attached")}
+    for model in models.values():
+        model.compile(optimizer, loss=LOSS)
+    masks = {way: random_masks(model) for way, model in models.items()}
+    tpi.attach(models["attached"], masks["attached"])
+    callbacks = {
+        way: tpi.DynamicPruning(masks=masks[way], sparsity=0.9, schedule="one_shot", every=every, until=NEVER * PERIOD)
+        for way, every in (("dynamic", PERIOD), ("dynamic_without_events", NEVER * PERIOD))
+    }
+    runs = {way: make_run(model, data, [callbacks[way]] if way in callbacks else []) for way, model in models.items()}
+    seconds = {way: value / PERIOD for way, value in interleaved(runs, rounds).items()}
+    return {
+        "network": title,
+        "optimizer": optimizer,
+        "rounds": rounds,
+        "seconds_a_step": seconds,
+        **{f"{way}_to_dense": value / seconds["dense"] for way, value in seconds.items() if way != "dense"},
+    }
+
+
+def main() -> None:
+    """Measure the networks named on the command line, all by default."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[*CASES, []], help="which networks; all by default")
+    parser.add_argument("--rounds", type=int, default=7, help="how often each is measured")
+    parser.add_argument("--optimizer", default="adam", help="what trains them, by its name in Keras")
+    asked = parser.parse_args()
+    result: dict[str, Any] = {name: measure(name, asked.optimizer, asked.rounds) for name in asked.names or list(CASES)}
+    print(json.dumps({**result, "machine": machine()}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
