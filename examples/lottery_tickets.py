@@ -141,6 +141,8 @@ for level in options.levels:
         cells.append(f"{np.mean(own):.2f} ± {np.std(own):.2f}" if own else "collapsed")
     print(f"{100 * 0.8**level:>13.1f}%", *(f"{cell:>16}" for cell in cells))
 left.set(xscale="log", xlabel="weights left (%)", ylabel="test accuracy (%)")
+left.set_xticks(shown := [100 * 0.8**level for level in options.levels], [f"{share:.1f}" for share in shown])
+left.minorticks_off()
 left.invert_xaxis()
 right.set(xscale="log", xlabel="gradient steps in all, training and scoring", ylabel="test accuracy (%)")
 left.legend(fontsize="small")
