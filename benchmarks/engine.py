@@ -39,15 +39,17 @@ from tfprune_init.selection import count_kept, keep_top
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def interleaved(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+def interleaved(
+    runs: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Median seconds of each run, taken in turn; one round before that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for counted in range(rounds + 1):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if counted:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

@@ -185,7 +185,7 @@ class DynamicPruning(EventCallback):
         self.masks = Masks(self._hold.masks)
 
     def _choose(self, hold: StraightThrough, density: Fraction) -> Masks:
-        scores = {path: np.abs(weight) for path, weight in hold.read_dense().items()}
+        scores = {path: np.abs(weight, out=weight) for path, weight in hold.read_dense().items()}
         broken = [path for path, score in scores.items() if not np.isfinite(score).all()]
         if broken:
             raise ScoreError(

@@ -107,7 +107,7 @@ class StraightThrough:
             reading.mask.assign(masks[path])
 
     def read_dense(self) -> dict[str, np.ndarray]:
-        """Return the dense weights, by path."""
+        """Return copies of the dense weights, by path."""
         return {path: reading.target.tensor.numpy() for path, reading in self._readings.items()}
 
     def hold(self) -> None:
