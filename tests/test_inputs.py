@@ -207,7 +207,7 @@ def test_ragged_tensors(K: Any) -> None:
 def test_replicas_take_dense_tensors_only() -> None:
     for leaf in (tf.ragged.constant([[1.0], [2.0, 3.0]]), tf.sparse.from_dense(X)):
         with pytest.raises(DataError, match=rf"Received: a {type(leaf).__name__}; make it dense"):
-            Replicas(None, 2).shared((leaf, None, None), 2)
+            Replicas(None, 2).share_batch((leaf, None, None), 2)
 
 
 def test_sparse_tensors(K: Any) -> None:

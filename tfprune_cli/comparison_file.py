@@ -41,6 +41,7 @@ class _Settings(TypedDict, total=False):
     epochs: int
     out: str
     dense: bool
+    on_collapse: str
     processes: int
     optimizer: Any  # checked where it is made
     loss: str
