@@ -138,9 +138,9 @@ def test_gradients_are_those_at_the_masked_weights_over_100_steps_bit_for_bit(pa
     """Products alone, so that float64 NumPy rounds as TensorFlow does whatever the order of sums: two kernels read one
     number each, and SGD with momentum moves the dense weights. The masks change every 7 steps, over both together."""
     K = KERAS[package]
-    inputs = K.Input((1,))
-    parts = [K.layers.Dense(n, use_bias=False, name=name)(inputs) for name, n in (("a", 8), ("b", 5))]
-    model = K.Model(inputs, K.layers.Concatenate()(parts))
+    inputs = K.Input((1,), dtype="float64")
+    layers = [K.layers.Dense(n, use_bias=False, name=name, dtype="float64") for name, n in (("a", 8), ("b", 5))]
+    model = K.Model(inputs, K.layers.Concatenate(dtype="float64")([layer(inputs) for layer in layers]))
     model.compile(
         K.optimizers.SGD(0.125, momentum=0.75), lambda y, p: tf.reduce_sum((p - y) ** 2) / 2, jit_compile=False
     )
