@@ -124,7 +124,7 @@ def test_masks_say_so_in_their_file(collapsed: tpi.PruningReport, tmp_path: Path
 
 def test_a_mark_that_is_no_text_is_a_damaged_file(collapsed: tpi.PruningReport, tmp_path: Path) -> None:
     tpi.Masks(collapsed.masks, collapse=3).save(tmp_path / "masks.npz")  # type: ignore[arg-type]
-    with pytest.raises(MaskFileError, match="'collapse'. is neither str nor NoneType. Received: 3"):
+    with pytest.raises(MaskFileError, match=r"'collapse'. is neither str nor NoneType. Received: 3"):
         tpi.Masks.load(tmp_path / "masks.npz")
 
 
