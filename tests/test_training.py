@@ -301,6 +301,7 @@ def test_watched_training_says_where_the_loss_was_smallest() -> None:
         ("snip", {"sparsity": 0.5, "budget": tpi.Budget(weights=5)}, "not both"),
         ([Rewind("start")], {}, "There is no snapshot 'start'"),
         ([Train(4), Train(3)], {}, "at step 4 already"),
+        ([Prune("magnitude", Fraction(1, 4)), Prune("magnitude", Fraction(1, 2))], {}, "earlier pruning left no more"),
         (["train"], {}, "A procedure is a list of events"),
         ([Reinitialize("shufled")], {}, "Did you mean 'shuffled'"),
         ([Repeat(0, (Train(1),))], {}, "times must be a positive integer"),

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tfprune_init.errors import OptionError
+
 Arrays = Mapping[str, np.ndarray]
 # A sample settles roughly where the threshold lies; an odd stride does not fall in step with array shapes.
 _SAMPLE_EVERY = 97
@@ -28,7 +30,7 @@ def keep_top(scores: Arrays, keep: int, alive: Arrays | None = None) -> dict[str
         Boolean arrays of the scores' shapes, `keep` of their entries True.
 
     Raises:
-        ValueError: If there are fewer candidates than `keep`.
+        OptionError: If there are fewer candidates than `keep`, as where earlier pruning went further.
 
     Example:
         >>> import numpy as np
@@ -38,7 +40,9 @@ def keep_top(scores: Arrays, keep: int, alive: Arrays | None = None) -> dict[str
     """
     candidates = sum(s.size if alive is None else int(np.count_nonzero(alive[p])) for p, s in scores.items())
     if not 0 <= keep <= candidates:
-        raise ValueError(f"Cannot keep {keep} of {candidates} candidates.")
+        raise OptionError(
+            f"Cannot keep {keep} of {candidates} candidates. If earlier pruning left no more, ask for a higher sparsity."
+        )
     if keep == 0:
         return {path: np.zeros(score.shape, bool) for path, score in scores.items()}
     threshold, ties = _threshold(scores, keep, candidates, alive)
