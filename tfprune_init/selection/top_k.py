@@ -41,7 +41,8 @@ def keep_top(scores: Arrays, keep: int, alive: Arrays | None = None) -> dict[str
     candidates = sum(s.size if alive is None else int(np.count_nonzero(alive[p])) for p, s in scores.items())
     if not 0 <= keep <= candidates:
         raise OptionError(
-            f"Cannot keep {keep} of {candidates} candidates. If earlier pruning left no more, ask for a higher sparsity."
+            f"Cannot keep {keep} of {candidates} candidates. If earlier pruning left no more, ask for a higher "
+            "sparsity."
         )
     if keep == 0:
         return {path: np.zeros(score.shape, bool) for path, score in scores.items()}
