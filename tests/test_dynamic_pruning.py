@@ -58,7 +58,7 @@ def test_a_pruned_weight_returns_as_in_the_worked_example(package: str) -> None:
 
 
 @both
-@pytest.mark.parametrize("kind", rows(KINDS, ["functional", "nested"]))
+@pytest.mark.parametrize("kind", rows([kind for kind in KINDS if kind != "self_writing"], ["functional", "nested"]))
 def test_the_network_computes_with_exact_zeros_at_every_batch(kind: str, package: str) -> None:
     """Beside a copy that has m * w in its variables, m being the largest dense weights of the event before."""
     model, copy, (x, y) = build(kind, package), build(kind, package), data()
@@ -96,6 +96,16 @@ def test_the_network_computes_with_exact_zeros_at_every_batch(kind: str, package
     compute_expected()
     assert history.history["val_loss"][-1] == pytest.approx(copy.evaluate(x, y, verbose=0)[0], rel=1e-5)
     tpi.strip(model)
+
+
+@both
+def test_layers_that_write_to_their_kernel_are_refused_by_name(package: str) -> None:
+    model = build("self_writing", package)
+    with pytest.raises(Exception, match=r"writes to its kernel when it is called") as caught:
+        model.fit(*data(), batch_size=8, verbose=0, callbacks=[tpi.DynamicPruning(sparsity=0.6, every=1)])
+    assert "Normed" in str(caught.value)
+    excluding = tpi.DynamicPruning(sparsity=0.6, every=1, until=2, exclude="normed")
+    build("self_writing", package).fit(*data(), batch_size=8, verbose=0, callbacks=[excluding])
 
 
 @both

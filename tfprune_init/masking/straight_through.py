@@ -15,7 +15,7 @@ from tfprune_init.backend import compat
 from tfprune_init.backend.derived_weights import find_derived_weight, reset_inference_functions
 from tfprune_init.backend.instance_methods import get_replacement, replace_method, restore_method
 from tfprune_init.backend.overrides import find_attributes, override_attributes
-from tfprune_init.backend.protocols import Model
+from tfprune_init.backend.protocols import Layer, Model
 from tfprune_init.errors import EnforcementError
 from tfprune_init.graph.variables import ModelVariable
 from tfprune_init.masking.attachment import get_attached_masks
@@ -60,7 +60,16 @@ class _Reading:
             return nullcontext()
         # Within a call, Keras reads variables of mixed precision in the dtype that the layer computes in.
         weight = read_through_mask(tf.convert_to_tensor(self.target.variable), tf.convert_to_tensor(self.mask))
+        weight.assign = weight.assign_add = weight.assign_sub = functools.partial(_refuse_to_write, layer)
         return override_attributes(layer, **dict.fromkeys(names, weight))
+
+
+def _refuse_to_write(layer: Layer, *args: Any, **kwargs: Any) -> None:
+    """Stand in for the methods by which a layer writes to its kernel when it is called."""
+    raise EnforcementError(
+        f"Layer {layer.name!r} ({type(layer).__name__}) writes to its kernel when it is called, which cannot be read "
+        "through a mask then. Leave it out with exclude=[...], or attach masks that do not change."
+    )
 
 
 class StraightThrough:
@@ -79,7 +88,7 @@ class StraightThrough:
 
     Raises:
         EnforcementError: If the model carries masks already, or a layer computes with something else than its variable,
-            as under LoRA.
+            as under LoRA. Also when such a layer writes to its kernel in a call.
         ModelError: If a layer does not hold its variable as an attribute of its own.
     """
 
