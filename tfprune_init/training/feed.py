@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -49,12 +49,15 @@ class Feed:
 
     def count_examples(self, start: int, stop: int) -> int:
         """Return the number of examples in the batches of these steps."""
+        return sum(self._sizes[step % self.steps_per_epoch] for step in range(start, stop))
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        """Number of examples of each batch of an epoch; a dataset is walked through for it, so only once."""
         if isinstance(self._data.train, tf.data.Dataset):
-            sizes = _list_batch_sizes(self._data.train)
-        else:
-            size = len(self._arrays[0])
-            sizes = [min(ARRAY_BATCH, size - first) for first in range(0, size, ARRAY_BATCH)]
-        return sum(sizes[step % self.steps_per_epoch] for step in range(start, stop))
+            return _list_batch_sizes(self._data.train)
+        size = len(self._arrays[0])
+        return [min(ARRAY_BATCH, size - first) for first in range(0, size, ARRAY_BATCH)]
 
     def _draw_order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self._seed, epoch]).permutation(len(self._arrays[0]))

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from tfprune_init.graph.variables import find_prunable_variables
 from tfprune_init.masking.attachment import attach
-from tfprune_init.methods import ResolvedMethod, find_method, resolve_method
-from tfprune_init.methods.goal import Goal
-from tfprune_init.methods.mask_search import SearchResult, find, search_masks
+from tfprune_init.masking.events import search_at_event
+from tfprune_init.methods import find_method, resolve_method
+from tfprune_init.methods.mask_search import find
 from tfprune_init.methods.mask_selector import make_selector
 from tfprune_init.report import conclude_search
-from tfprune_init.scoring import ScoringEngine
 
 if TYPE_CHECKING:
     from tfprune_init.training.procedures import ProcedureRun
@@ -34,27 +32,27 @@ def prune(run: ProcedureRun, method: str, density: Fraction | None, options: Map
     """
     given = {"seed": run.seed, **options} if _takes_seed(method, options) else dict(options)
     resolved = resolve_method(method, run.data.train, given)
+    judged = 1
     if run.state.masks is None and density is None:
         found = find(run.model, run.data.train, resolved, sparsity=run.sparsity, budget=run.budget, verbose=0)
+        conclude_search(run.model, found, False)
+        masks = found.masks
+        judged = len(found.steps) + (len(found.steps) > 1 and resolved.method.iterative)
     else:
-        found = _find_further(run, resolved, run.density if density is None else density)
-    conclude_search(run.model, found, False)
-    attach(run.model, found.masks)
-    run.state.masks = found.masks
+        selector = make_selector(run.model, find_prunable_variables(run.model), resolved, run.data.train, False)
+        masks = search_at_event(
+            run.model,
+            selector,
+            resolved,
+            run.data.train,
+            run.density if density is None else density,
+            last=run.density,
+            left=None if run.state.masks is None else dict(run.state.masks),
+        )
+    attach(run.model, masks)
+    run.state.masks = masks
     batches = resolved.engine_options["batches"] or 1
-    judged = resolved.method.needs_data
-    steps = (len(found.steps) + (len(found.steps) > 1 and resolved.method.iterative)) * batches if judged else 0
-    run.count(0, steps, found.masks)
-
-
-def _find_further(run: ProcedureRun, resolved: ResolvedMethod, density: Fraction) -> SearchResult:
-    variables = find_prunable_variables(run.model)
-    selector = make_selector(run.model, variables, resolved, run.data.train, False)
-    once = replace(resolved, method=replace(resolved.method, schedule="one_shot", steps=1))
-    left = None if run.state.masks is None else dict(run.state.masks)
-    targets = selector.variables.prunable
-    with ScoringEngine(run.model, targets, data=run.data.train, **once.engine_options) as engine:
-        return search_masks(engine, selector, once, Goal(density, last=run.density), left=left, verbose=0)
+    run.count(0, judged * batches if resolved.method.needs_data else 0, masks)
 
 
 def _takes_seed(method: str, options: Mapping[str, Any]) -> bool:
