@@ -93,7 +93,7 @@ def test_levels_keep_the_largest_of_what_is_left(levels: int, kept: list[int]) -
 
 
 def test_the_levels_of_a_ticket() -> None:
-    events = RECIPES["lottery_ticket"](RunPlan(Fraction(1, 2), 100, 10), rewind_to=7)
+    events = RECIPES["lottery_ticket"].make(RunPlan(Fraction(1, 2), 100, 10), rewind_to=7)
     assert events[:2] == [Train(7), Snapshot("start")]
     assert [e.density for e in events if isinstance(e, Prune)] == [
         *(Fraction(4, 5) ** level for level in (1, 2, 3)), Fraction(1, 2)
@@ -187,7 +187,7 @@ def test_variants_of_tickets(options: dict[str, Any]) -> None:
 def test_an_interrupted_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     """Stopped in the middle of events, again and again: the folder holds what a killed run leaves."""
     whole = run("lottery_ticket", sparsity=0.36, rewind_to=2, folder=tmp_path / "whole")
-    count = len(RECIPES["lottery_ticket"](RunPlan(Fraction(16, 25), 6, 3), rewind_to=2))
+    count = len(RECIPES["lottery_ticket"].make(RunPlan(Fraction(16, 25), 6, 3), rewind_to=2))
     for _ in range(count):
         try:
             with interrupting(4):

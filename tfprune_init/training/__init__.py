@@ -10,22 +10,25 @@ from tfprune_init.training.events import (
     Reinitialize,
     Repeat,
     Rewind,
+    ShuffleMasks,
     Snapshot,
     Train,
 )
 from tfprune_init.training.procedures import RunResult, run
-from tfprune_init.training.recipe_registry import RECIPES, RunPlan, register_recipe
+from tfprune_init.training.recipe_registry import RECIPES, Recipe, RunPlan, register_recipe
 
 __all__ = [
     "RECIPES",
     "Evaluate",
     "Event",
     "Prune",
+    "Recipe",
     "Reinitialize",
     "Repeat",
     "Rewind",
     "RunPlan",
     "RunResult",
+    "ShuffleMasks",
     "Snapshot",
     "Train",
     "TrainingCost",

@@ -30,7 +30,7 @@ from tfprune_init.training.cost import TrainingCost
 from tfprune_init.training.events import Event, Prune, Train, flatten
 from tfprune_init.training.feed import Feed
 from tfprune_init.training.inputs import ExperimentData, check_callable, make_model, model_fingerprint, prepare_data
-from tfprune_init.training.recipe_registry import RECIPES, RunPlan, call_recipe
+from tfprune_init.training.recipe_registry import RECIPES, RunPlan
 from tfprune_init.training.run_state import RunState, load_state, save_state
 
 
@@ -261,12 +261,17 @@ def _make_events(
             raise OptionError(f"How much may stay? Give sparsity= or budget= for method {procedure!r}.")
         return [Prune(procedure, None, options), Train(plan.steps)]
     if isinstance(procedure, str):
-        RECIPES.find(procedure)
-        if density is None:
+        recipe = RECIPES.find(procedure)
+        if recipe.decides_sparsity and (density is not None or budget is not None):
+            raise OptionError(
+                f"Procedure {procedure!r} finds itself how many weights stay, so sparsity= and budget= have no effect. "
+                f"Received: density={density}, budget={budget!r}."
+            )
+        if density is None and not recipe.decides_sparsity:
             raise OptionError(
                 f"Procedure {procedure!r} prunes to a sparsity. Received: sparsity=None, budget={budget!r}."
             )
-        return flatten(call_recipe(procedure, plan, options))
+        return flatten(recipe.make_events(plan, options))
     if options:
         raise OptionError(f"A list of events takes no options. Received: {', '.join(options)}.")
     return flatten(procedure)

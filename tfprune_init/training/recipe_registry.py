@@ -31,36 +31,71 @@ class RunPlan:
     steps_per_epoch: int
 
 
-Recipe = Callable[..., "list[Event]"]
+@dataclass(frozen=True)
+class Recipe:
+    """A named procedure, and what it declares.
+
+    Attributes:
+        name: Its name.
+        make: Makes its events from a `RunPlan` and options, its keyword-only parameters.
+        decides_sparsity: Whether it finds itself how many weights stay. It takes no sparsity then; the `density` of its
+            plan is 1.
+        trains_weights: Whether weights that stay are trained. A supermask leaves them as they were drawn.
+    """
+
+    name: str
+    make: Callable[..., list[Event]]
+    decides_sparsity: bool = False
+    trains_weights: bool = True
+
+    @property
+    def options(self) -> list[str]:
+        """Names of its options."""
+        parameters = inspect.signature(self.make).parameters.values()
+        return [parameter.name for parameter in parameters if parameter.kind == parameter.KEYWORD_ONLY]
+
+    @property
+    def summary(self) -> str:
+        """First line of its docstring."""
+        return (inspect.getdoc(self.make) or "").partition("\n")[0]
+
+    def make_events(self, plan: RunPlan, options: Mapping[str, Any]) -> list[Event]:
+        """Make its events.
+
+        Raises:
+            OptionError: If it does not take an option, or the recipe refuses a value.
+        """
+        for key in options:
+            if key not in self.options:
+                near = suggest(key, self.options, list_all=True)
+                raise OptionError(f"Procedure {self.name!r} has no option {key!r}. {near}")
+        return self.make(plan, **options)
+
 
 RECIPES: Registry[Recipe] = Registry("procedure")
 
+Make = Callable[..., "list[Event]"]
 
-def register_recipe(name: str) -> Callable[[Recipe], Recipe]:
+
+def register_recipe(
+    name: str, *, decides_sparsity: bool = False, trains_weights: bool = True
+) -> Callable[[Make], Make]:
     """Register a function of a `RunPlan` that returns a list of events. A decorator.
 
-    Keyword-only parameters of the function are options of `tpi.run`.
+    Keyword-only parameters of the function are options of `tpi.run`. The first line of its docstring says what it does
+    in lists of methods.
+
+    Args:
+        name: Name of the procedure.
+        decides_sparsity: As in `Recipe`.
+        trains_weights: As in `Recipe`.
 
     Raises:
         OptionError: If the name is taken.
     """
 
-    def register(recipe: Recipe) -> Recipe:
-        RECIPES.register(name, recipe)
-        return recipe
+    def register(make: Make) -> Make:
+        RECIPES.register(name, Recipe(name, make, decides_sparsity, trains_weights))
+        return make
 
     return register
-
-
-def call_recipe(name: str, plan: RunPlan, options: Mapping[str, Any]) -> list[Event]:
-    """Make the procedure of a registered name.
-
-    Raises:
-        OptionError: If there is none of that name, or it does not take an option.
-    """
-    recipe = RECIPES.find(name)
-    known = [p.name for p in inspect.signature(recipe).parameters.values() if p.kind == p.KEYWORD_ONLY]
-    for key in options:
-        if key not in known:
-            raise OptionError(f"Procedure {name!r} has no option {key!r}. {suggest(key, known, list_all=True)}")
-    return recipe(plan, **options)

@@ -1,0 +1,19 @@
+"""The events that procedures are made of, a family a file."""
+
+from tfprune_init.training.events.event import Event, Repeat, flatten
+from tfprune_init.training.events.prune import Prune, ShuffleMasks
+from tfprune_init.training.events.train import Evaluate, Train
+from tfprune_init.training.events.weights import Reinitialize, Rewind, Snapshot
+
+__all__ = [
+    "Evaluate",
+    "Event",
+    "Prune",
+    "Reinitialize",
+    "Repeat",
+    "Rewind",
+    "ShuffleMasks",
+    "Snapshot",
+    "Train",
+    "flatten",
+]

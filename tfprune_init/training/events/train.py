@@ -1,0 +1,58 @@
+"""Training, and what is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tfprune_init.checks import check_integer
+from tfprune_init.errors import OptionError
+from tfprune_init.training.events.event import Event
+
+if TYPE_CHECKING:
+    from tfprune_init.training.procedures import ProcedureRun
+
+
+@dataclass(frozen=True)
+class Train(Event):
+    """Train with a fresh optimizer whose step counter is that of the run.
+
+    Args:
+        until: Train until this step of the run; it must not be behind.
+        steps: Train for so many steps instead, past the end of a schedule too, where it keeps to its last value.
+        watch: Evaluate on the test data after every so many steps; what it gives is in the history.
+
+    Raises:
+        OptionError: If not exactly one of `until` and `steps` is given.
+    """
+
+    until: int | None = None
+    steps: int | None = None
+    watch: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.until is None) == (self.steps is None):
+            raise OptionError(f"Train takes until= or steps=. Received: until={self.until!r}, steps={self.steps!r}.")
+        for name in ("until", "steps", "watch"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 1)
+
+    def apply(self, run: ProcedureRun) -> None:
+        """Train."""
+        stop = run.state.step + self.steps if self.steps is not None else self.until
+        assert stop is not None
+        if stop < run.state.step:
+            raise OptionError(f"The run is at step {run.state.step} already. Received: {self!r}.")
+        run.renew_optimizer()
+        run.train(stop, self.watch)
+
+
+@dataclass(frozen=True)
+class Evaluate(Event):
+    """Evaluate on the test data; what it gives is in the history, under a name."""
+
+    name: str = "evaluation"
+
+    def apply(self, run: ProcedureRun) -> None:
+        """Evaluate."""
+        run.evaluate(self.name)

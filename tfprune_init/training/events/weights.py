@@ -1,0 +1,60 @@
+"""Weights that are kept, brought back, or drawn anew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tfprune_init.errors import OptionError
+from tfprune_init.masking.reinitialization import reinitialize
+from tfprune_init.training.events.event import Event
+
+if TYPE_CHECKING:
+    from tfprune_init.training.procedures import ProcedureRun
+
+
+@dataclass(frozen=True)
+class Snapshot(Event):
+    """Keep the values of all variables of the model, moving statistics too, and the step, under a name."""
+
+    name: str
+
+    def apply(self, run: ProcedureRun) -> None:
+        """Keep them."""
+        run.state.snapshots[self.name] = (run.state.step, run.read_model())
+
+
+@dataclass(frozen=True)
+class Rewind(Event):
+    """Go back to a snapshot; pruned weights stay exactly 0.0.
+
+    Args:
+        name: The snapshot.
+        weights: Whether the variables go back.
+        step: Whether the step goes back, and with it schedules and the order of the data.
+    """
+
+    name: str
+    weights: bool = True
+    step: bool = True
+
+    def apply(self, run: ProcedureRun) -> None:
+        """Go back."""
+        if self.name not in run.state.snapshots:
+            raise OptionError(f"There is no snapshot {self.name!r}. Put a Snapshot of that name before.")
+        step, values = run.state.snapshots[self.name]
+        if self.weights:
+            run.write_model(values)
+        if self.step:
+            run.state.step = step
+
+
+@dataclass(frozen=True)
+class Reinitialize(Event):
+    """Give the kernels other weights under the same masks, as `tpi.reinitialize` does."""
+
+    kind: str = "random"
+
+    def apply(self, run: ProcedureRun) -> None:
+        """Draw them."""
+        reinitialize(run.model, self.kind, seed=run.seed)
