@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -66,11 +66,19 @@ class Recipe:
         Raises:
             OptionError: If it does not take an option, or the recipe refuses a value.
         """
-        for key in options:
-            if key not in self.options:
-                near = suggest(key, self.options, list_all=True)
-                raise OptionError(f"Procedure {self.name!r} has no option {key!r}. {near}")
+        self.check_options(options)
         return self.make(plan, **options)
+
+    def check_options(self, names: Iterable[str]) -> None:
+        """Refuse options that it does not take.
+
+        Raises:
+            OptionError: If there is one.
+        """
+        for name in names:
+            if name not in self.options:
+                near = suggest(name, self.options, list_all=True)
+                raise OptionError(f"Procedure {self.name!r} has no option {name!r}. {near}")
 
 
 RECIPES: Registry[Recipe] = Registry("procedure")
