@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 
 from tfprune_init.errors import OptionError
-from tfprune_init.methods import resolve_method
-from tfprune_init.methods.method import METHODS
 from tfprune_init.options import OPTIONS
 from tfprune_init.training.events import Event, Train
-from tfprune_init.training.named_procedures import RunGoal, make_events
-from tfprune_init.training.recipe_registry import RECIPES, find_recipe
+from tfprune_init.training.named_procedures import RunGoal, check_options, make_events
+from tfprune_init.training.recipe_registry import RECIPES
 
 DENSE = "dense"
 """The method of the baseline: nothing is pruned."""
@@ -62,11 +60,9 @@ class MethodSpec:
         method = given["method"]
         if method == DENSE and options:
             raise OptionError(f"The dense baseline takes no options. Received: {options!r}.")
-        if method in METHODS:
-            resolve_method(method, data, {k: v for k, v in options.items() if k not in ("exclude", "prune_bias")})
-        elif method != DENSE:
-            find_recipe(method).check_options([key for key in options if key != "on_collapse"])
+        if method != DENSE:
             OPTIONS["on_collapse"].check(options.get("on_collapse", "raise"))
+            check_options(method, data, {key: value for key, value in options.items() if key != "on_collapse"})
         shown = " ".join([method, *(f"{key}={value}" for key, value in options.items())])
         return cls(method, options, given.get("label") or shown)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from tfprune_init.options import OPTIONS
 from tfprune_init.selection import Budget
 from tfprune_init.training.events import Event, outline_run
 from tfprune_init.training.feed import Feed
+from tfprune_init.training.final_report import report_masks
 from tfprune_init.training.inputs import (
     ExperimentData,
     check_callable,
@@ -108,7 +109,7 @@ def run(
     running = ProcedureRun(model, prepared, feed, seed, goal, on_collapse)
     running.follow(events, None if folder is None else Path(folder), verbose)
     running.evaluate("end")
-    return running.conclude()
+    return running.conclude(procedure if isinstance(procedure, str) else "events", options)
 
 
 class ProcedureRun:
@@ -172,10 +173,16 @@ class ProcedureRun:
                 if folder is not None:
                     save_state(folder, self.state, self.read_model(), settings)
 
-    def conclude(self) -> RunResult:
-        """Return what the run gives."""
+    def conclude(self, name: str, options: Mapping[str, Any]) -> RunResult:
+        """Return what the run gives.
+
+        Args:
+            name: Name of the procedure.
+            options: Its options.
+        """
         state = self.state
-        return RunResult(self.model, state.masks, state.cost, state.history, state.epochs, state.search)
+        report = None if state.masks is None else report_masks(self, name, options)
+        return RunResult(self.model, state.masks, state.cost, state.history, state.epochs, report)
 
     def read_model(self) -> list[np.ndarray]:
         """Return the values of all variables of the model."""
