@@ -60,7 +60,7 @@ class LazyGroup(click.Group):
         """Return the command of that name, or None."""
         if cmd_name not in list_commands():
             return None
-        found: click.Command = import_module(f"{commands.__name__}.{cmd_name}").run
+        found: click.Command = import_module(f"{commands.__name__}.{cmd_name}").execute
         return found
 
     def resolve_command(

@@ -78,7 +78,7 @@ _EXAMPLES = """examples:
 @seed_option("of the method and of the order of the data")
 @json_option
 @click.pass_obj
-def run(
+def execute(
     command_line: str,
     /,
     source: str,
@@ -169,7 +169,7 @@ def _check_options(method: str, data: str | None, options: Mapping[str, Any], se
         raise OptionError(
             f"Method {method!r} judges connections by data: say which with --data, such as --data digits."
         )
-    flags = [name for name in settings if name in {param.name for param in run.params}]
+    flags = [name for name in settings if name in {param.name for param in execute.params}]
     if flags:
         flag = f"--{flags[0].replace('_', '-')}"
         raise OptionError(f"{flags[0]} has a flag of its own: use {flag}. Received: --set {flags[0]}=...")

@@ -77,7 +77,7 @@ _EXAMPLES = """examples:
 @seed_option("of the model, of all that is random, and of the order of the data")
 @json_option
 @click.pass_obj
-def run(
+def execute(
     command_line: str,
     /,
     method: str,

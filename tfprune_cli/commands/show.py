@@ -38,7 +38,7 @@ _EXAMPLES = """examples:
     help="a folder of `tfprune prune` or `tfprune compare`, or a file of masks",
 )
 @json_option
-def run(source: str, as_json: bool) -> None:
+def execute(source: str, as_json: bool) -> None:
     """Print what masks keep."""
     from rich.console import Console
 

@@ -151,7 +151,7 @@ class ProcedureRun:
         self._variables = find_layer_variables(model)
         model.optimizer.build(model.trainable_variables)  # as Keras does at the first step
         self._optimizer = get_optimizer_variables(model.optimizer)
-        self._fresh = [np.array(variable) for variable in self._optimizer]
+        self._fresh = [np.array(variable.numpy()) for variable in self._optimizer]
 
     def follow(self, events: Sequence[Event], folder: Path | None, verbose: str | int | bool) -> None:
         """Do the events that are not done yet."""
@@ -186,7 +186,7 @@ class ProcedureRun:
 
     def read_model(self) -> list[np.ndarray]:
         """Return the values of all variables of the model."""
-        return [np.array(variable) for variable in self._variables]
+        return [np.array(variable.numpy()) for variable in self._variables]
 
     def write_model(self, values: Sequence[np.ndarray]) -> None:
         """Set all variables of the model; what the masks prune stays at zero."""

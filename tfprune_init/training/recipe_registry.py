@@ -50,15 +50,23 @@ class Recipe:
     trains_weights: bool = True
 
     @property
+    def defaults(self) -> dict[str, Any]:
+        """Its options, with their defaults."""
+        parameters = inspect.signature(self.make).parameters.values()
+        return {
+            parameter.name: parameter.default for parameter in parameters if parameter.kind == parameter.KEYWORD_ONLY
+        }
+
+    @property
     def options(self) -> list[str]:
         """Names of its options."""
-        parameters = inspect.signature(self.make).parameters.values()
-        return [parameter.name for parameter in parameters if parameter.kind == parameter.KEYWORD_ONLY]
+        return list(self.defaults)
 
     @property
     def summary(self) -> str:
-        """First line of its docstring."""
-        return (inspect.getdoc(self.make) or "").partition("\n")[0]
+        """What it does, as the first line of its docstring says after "Make the procedure of "."""
+        line = (inspect.getdoc(self.make) or "").partition("\n")[0]
+        return line.removeprefix("Make the procedure of ")
 
     def make_events(self, plan: RunPlan, options: Mapping[str, Any]) -> list[Event]:
         """Make its events.
