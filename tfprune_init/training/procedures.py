@@ -30,6 +30,7 @@ from tfprune_init.training.cost import TrainingCost
 from tfprune_init.training.events import Event, Prune, Train, flatten
 from tfprune_init.training.feed import Feed
 from tfprune_init.training.inputs import ExperimentData, check_callable, make_model, model_fingerprint, prepare_data
+from tfprune_init.training.one_training import OneTraining
 from tfprune_init.training.recipe_registry import RECIPES, RunPlan
 from tfprune_init.training.run_state import RunState, load_state, save_state
 
@@ -152,6 +153,8 @@ class ProcedureRun:
         self.density = Fraction(1) if sparsity is None else 1 - parse_sparsity(sparsity)
         self.state = RunState()
         self._feed = feed
+        self._counted = 0
+        self._dense_gradients = False
         self._costs = CostModel(model) if compat.is_symbolic(model) else None
         self._variables = find_layer_variables(model)
         model.optimizer.build(model.trainable_variables)  # as Keras does at the first step
@@ -160,6 +163,8 @@ class ProcedureRun:
 
     def follow(self, events: Sequence[Event], folder: Path | None, verbose: str | int | bool) -> None:
         """Do the events that are not done yet."""
+        for event in events:
+            event.check(self)
         settings = self._describe(events)
         saved = None if folder is None else load_state(folder, settings)
         if saved is not None:
@@ -193,24 +198,46 @@ class ProcedureRun:
             variable.assign(value)
         self.model.optimizer.iterations.assign(self.state.step)
 
-    def train(self, stop: int, watch: int | None) -> None:
+    def train(self, stop: int, watch: int | None, callbacks: Sequence[Any] = ()) -> None:
         """Train until a step.
 
         Args:
             stop: The step.
             watch: Evaluate after every so many steps; None for never.
+            callbacks: Callbacks of Keras 3. They see one training of one epoch, whose steps have the numbers that they
+                have in the run. One that changes masks calls `change_masks`.
         """
+        whole = OneTraining(self.model, callbacks, self.state.step, stop)
+        self._counted = self.state.step
+        whole.begin()
         while self.state.step < stop:
             start, per_epoch = self.state.step, self._feed.steps_per_epoch
             end = min(stop, (start // per_epoch + 1) * per_epoch)
             if watch is not None:
                 end = min(end, (start // watch + 1) * watch)
             with deterministic_reductions():
-                self.model.fit(self._feed.batches(start, end), epochs=1, shuffle=False, verbose=0)
+                pieces = [whole] if callbacks else None
+                self.model.fit(self._feed.batches(start, end), epochs=1, shuffle=False, verbose=0, callbacks=pieces)
+            self._count_until(end)
             self.state.step = end
-            self.count(end - start, 0, self.state.masks, start)
             if watch is not None and end % watch == 0:
                 self.evaluate("watch")
+        whole.end()
+
+    def change_masks(self, masks: Masks, step: int, *, dense_gradients: bool = False) -> None:
+        """Go on under other masks, which a callback has given the model within a training.
+
+        Args:
+            masks: The masks that the model computes with from now on.
+            step: How many steps of the run were done under the masks of before.
+            dense_gradients: Whether pruned weights get a gradient, which costs a dense pass for each example.
+        """
+        self._count_until(step)
+        self.state.masks, self._dense_gradients = masks, dense_gradients
+
+    def _count_until(self, step: int) -> None:
+        self.count(step - self._counted, 0, self.state.masks, self._counted, self._dense_gradients)
+        self._counted = step
 
     def evaluate(self, name: str) -> None:
         """Evaluate on the test data, and note it in the history."""
@@ -219,18 +246,24 @@ class ProcedureRun:
         numbers = {key: float(value) for key, value in measured.items()}
         self.state.history.append({"event": name, "step": self.state.step, "density": density, **numbers})
 
-    def count(self, training: int, scoring: int, masks: Masks | None, start: int = 0) -> None:
-        """Count gradient steps and their multiply-adds, three passes an example."""
+    def count(
+        self, training: int, scoring: int, masks: Masks | None, start: int = 0, dense_gradients: bool = False
+    ) -> None:
+        """Count gradient steps and their multiply-adds, three passes an example.
+
+        They are the forward pass, the gradients of activations, and those of weights. All three skip what masks prune,
+        but for the third with `dense_gradients`.
+        """
         examples = self._feed.count_examples(start, start + training + scoring)
-        one = (
-            None
-            if self._costs is None
-            else self._costs.count_nonzero({} if masks is None else dict(masks)).multiply_adds
-        )
+        passes = [masks, masks, None if dense_gradients else masks]
+        each = [
+            None if self._costs is None else self._costs.count_nonzero(dict(one or {})).multiply_adds for one in passes
+        ]
+        known = [one for one in each if one is not None]
         self.state.cost.add(
             training_steps=training,
             scoring_steps=scoring,
-            multiply_adds=None if one is None else 3 * examples * one,
+            multiply_adds=examples * sum(known) if len(known) == len(each) else None,
         )
 
     def _describe(self, events: Sequence[Event]) -> str:

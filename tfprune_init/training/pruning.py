@@ -30,8 +30,7 @@ def prune(run: ProcedureRun, method: str, density: Fraction | None, options: Map
     Raises:
         PruningError: As `tpi.find_masks`.
     """
-    given = {"seed": run.seed, **options} if _takes_seed(method, options) else dict(options)
-    resolved = resolve_method(method, run.data.train, given)
+    resolved = resolve_method(method, run.data.train, add_seed(run, method, options))
     judged = 1
     if run.state.masks is None and density is None:
         found = find(run.model, run.data.train, resolved, sparsity=run.sparsity, budget=run.budget, verbose=0)
@@ -51,9 +50,16 @@ def prune(run: ProcedureRun, method: str, density: Fraction | None, options: Map
         )
     attach(run.model, masks)
     run.state.masks = masks
-    batches = resolved.engine_options["batches"] or 1
-    run.count(0, judged * batches if resolved.method.needs_data else 0, masks)
+    run.count(0, judged * count_judged_batches(run, method, options), masks)
 
 
-def _takes_seed(method: str, options: Mapping[str, Any]) -> bool:
-    return "seed" in find_method(method).options or bool(options.get("shuffle"))
+def add_seed(run: ProcedureRun, method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a method with the seed of the run among them, where it takes one and was given none."""
+    takes_seed = "seed" in find_method(method).options or bool(options.get("shuffle"))
+    return {"seed": run.seed, **options} if takes_seed else dict(options)
+
+
+def count_judged_batches(run: ProcedureRun, method: str, options: Mapping[str, Any]) -> int:
+    """Return how many batches a method looks at to judge a network once; 0 without data."""
+    resolved = resolve_method(method, run.data.train, add_seed(run, method, options))
+    return (resolved.engine_options["batches"] or 1) if resolved.method.needs_data else 0

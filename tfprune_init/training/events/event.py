@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 class Event:
     """One event of a procedure. Its `repr` names all that decides what it does."""
 
+    def check(self, run: ProcedureRun) -> None:
+        """Refuse what cannot work on the network of a run, before any event is done.
+
+        Args:
+            run: The run, which stays as it is.
+        """
+
     def apply(self, run: ProcedureRun) -> None:
         """Do it.
 
