@@ -26,13 +26,14 @@ from tfprune_init.methods.method import METHODS
 from tfprune_init.progress import is_progress_shown, track
 from tfprune_init.selection import Budget
 from tfprune_init.selection.budget import parse_sparsity
-from tfprune_init.training.cost import TrainingCost
+from tfprune_init.training.cost import TrainingCost, count_multiply_adds
 from tfprune_init.training.events import Event, Prune, Train, flatten
 from tfprune_init.training.feed import Feed
 from tfprune_init.training.inputs import ExperimentData, check_callable, make_model, model_fingerprint, prepare_data
 from tfprune_init.training.one_training import OneTraining
 from tfprune_init.training.recipe_registry import RECIPES, RunPlan
 from tfprune_init.training.run_state import RunState, load_state, save_state
+from tfprune_init.training.watching import find_smallest_losses
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,22 @@ class RunResult:
         model: The trained model, with its masks attached.
         masks: The masks; None if nothing was pruned.
         cost: What the run has cost.
-        history: What was measured on the test data, in order: dicts with "event", "step", "density", and the numbers
-            of `model.evaluate`. The last is of the end.
+        history: What was measured on the test data, in order: dicts with "event", "place" (how many events were done
+            before), "step", "density", and the numbers of `model.evaluate`. The last is of the end.
     """
 
     model: Model
     masks: Masks | None
     cost: TrainingCost
     history: list[dict[str, Any]]
+
+    def find_best_steps(self) -> list[dict[str, Any]]:
+        """Return the records of the history at the smallest loss of each training that was watched.
+
+        Raises:
+            OptionError: If none was watched.
+        """
+        return find_smallest_losses(self.history)
 
 
 def run(
@@ -244,27 +253,17 @@ class ProcedureRun:
         measured = self.model.evaluate(self.data.testing(), verbose=0, return_dict=True)
         density = 1.0 if self.state.masks is None else self.state.masks.density
         numbers = {key: float(value) for key, value in measured.items()}
-        self.state.history.append({"event": name, "step": self.state.step, "density": density, **numbers})
+        at = {"event": name, "place": self.state.done, "step": self.state.step, "density": density}
+        self.state.history.append({**at, **numbers})
 
     def count(
         self, training: int, scoring: int, masks: Masks | None, start: int = 0, dense_gradients: bool = False
     ) -> None:
-        """Count gradient steps and their multiply-adds, three passes an example.
-
-        They are the forward pass, the gradients of activations, and those of weights. All three skip what masks prune,
-        but for the third with `dense_gradients`.
-        """
+        """Count gradient steps and their multiply-adds, as `count_multiply_adds` says."""
         examples = self._feed.count_examples(start, start + training + scoring)
-        passes = [masks, masks, None if dense_gradients else masks]
-        each = [
-            None if self._costs is None else self._costs.count_nonzero(dict(one or {})).multiply_adds for one in passes
-        ]
-        known = [one for one in each if one is not None]
-        self.state.cost.add(
-            training_steps=training,
-            scoring_steps=scoring,
-            multiply_adds=examples * sum(known) if len(known) == len(each) else None,
-        )
+        one = None if self._costs is None else count_multiply_adds(self._costs, masks, dense_gradients=dense_gradients)
+        multiply_adds = None if one is None else examples * one
+        self.state.cost.add(training_steps=training, scoring_steps=scoring, multiply_adds=multiply_adds)
 
     def _describe(self, events: Sequence[Event]) -> str:
         parts = (

@@ -13,6 +13,7 @@ from tfprune_init.methods import find_method, resolve_method
 from tfprune_init.methods.mask_search import find
 from tfprune_init.methods.mask_selector import make_selector
 from tfprune_init.report import conclude_search
+from tfprune_init.selection import PerLayer
 
 if TYPE_CHECKING:
     from tfprune_init.training.procedures import ProcedureRun
@@ -51,6 +52,18 @@ def prune(run: ProcedureRun, method: str, density: Fraction | None, options: Map
     attach(run.model, masks)
     run.state.masks = masks
     run.count(0, judged * count_judged_batches(run, method, options), masks)
+
+
+def check_pruning(run: ProcedureRun, method: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that a method does not take, and names of layers that the network of a run does not have.
+
+    Raises:
+        OptionError: As `tpi.find_masks`.
+    """
+    resolved = resolve_method(method, run.data.train, add_seed(run, method, options))
+    if isinstance(resolved.allocation, PerLayer):
+        selector = make_selector(run.model, find_prunable_variables(run.model), resolved, run.data.train, False)
+        resolved.allocation.match(selector.pools)
 
 
 def add_seed(run: ProcedureRun, method: str, options: Mapping[str, Any]) -> dict[str, Any]:

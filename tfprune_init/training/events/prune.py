@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tfprune_init.errors import OptionError
 from tfprune_init.masking.attachment import attach
 from tfprune_init.training.events.event import Event
-from tfprune_init.training.pruning import prune
+from tfprune_init.training.pruning import check_pruning, prune
 
 if TYPE_CHECKING:
     from tfprune_init.training.procedures import ProcedureRun
@@ -29,6 +29,10 @@ class Prune(Event):
     method: str
     density: Fraction | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self, run: ProcedureRun) -> None:
+        """Refuse options that the method does not take, and names of layers that the network does not have."""
+        check_pruning(run, self.method, self.options)
 
     def apply(self, run: ProcedureRun) -> None:
         """Find the masks, and attach them."""

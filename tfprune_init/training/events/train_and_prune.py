@@ -17,6 +17,7 @@ from tfprune_init.selection.budget import to_fraction
 from tfprune_init.selection.schedules import SCHEDULES
 from tfprune_init.training.events.event import Event
 from tfprune_init.training.pruning import add_seed, count_judged_batches
+from tfprune_init.training.watching import check_watch
 
 if TYPE_CHECKING:
     from tfprune_init.training.procedures import ProcedureRun
@@ -81,6 +82,7 @@ class PruningTraining(Event):
         at = run.state.step
         if self.until <= at or (self.begin is not None and self.begin < at):
             raise OptionError(f"The run is at step {at} already. Received: {self!r}.")
+        check_watch(self.watch, at, self.until)
         begin, end = self._find_times(at if self.begin is None else self.begin)
         pruning = self._make_callback(run, begin, end)
         run.renew_optimizer()
