@@ -146,9 +146,10 @@ def test_gradual_pruning_goes_on_from_what_is_left() -> None:
 def test_an_interrupted_event_starts_anew_with_the_same_bits(event: Any, tmp_path: Path) -> None:
     events = [Train(2), event(until=9, every=2, end=6, density=0.25, watch=4)]
     whole = run(events)
+    folder = tmp_path / "of_several" / "parts"
     with interrupting(4), pytest.raises(KeyboardInterrupt):
-        run(events, folder=tmp_path / "parts")
-    assert same(run(events, folder=tmp_path / "parts"), whole)
+        run(events, folder=folder)
+    assert same(run(events, folder=folder), whole)
 
 
 KILLED = """
