@@ -160,15 +160,35 @@ def test_layers(tmp_path: Path) -> None:
 def test_lottery_tickets(tmp_path: Path) -> None:
     out = example("lottery_tickets", tmp_path, "--levels", "1", "3", "--seeds", "1", "--epochs", "2")
     rows = (tmp_path / "lottery_tickets" / "tickets.csv").read_text().splitlines()
-    assert rows[0] == "method,level,density,seed,gradient_steps,accuracy"
+    assert rows[0] == ("method,level,density,seed,gradient_steps,accuracy,best_step,accuracy_at_best_step")
     cells = [row.split(",") for row in rows[1:]]
     assert [cell[0] for cell in cells[:6]] == ["ticket", "reinitialized", "shuffled", "force", "snip", "one-shot"]
     # 24 steps a training: a ticket of level 3 takes four trainings, one-shot two, FORCE 61 steps of scoring, SNIP one.
     assert [int(cell[4]) for cell in cells[6:]] == [96, 96, 96, 85, 25, 48]
     assert {float(cell[2]) for cell in cells[6:]} == {int(50_200 * 0.8**3) / 50_200}
     assert all(0.5 < float(cell[5]) <= 1 for cell in cells)
-    assert "weights left" in out
+    # Looked at every 2 of 24 steps: where the loss still falls at the end, that is the best step.
+    assert {int(cell[6]) for cell in cells} <= set(range(2, 25, 2))
+    assert all(float(cell[7]) == float(cell[5]) for cell in cells if cell[6] == "24")
+    assert "step of the smallest test loss, looked at every 2 steps" in out
     assert is_picture(tmp_path / "lottery_tickets" / "tickets.png")
+
+
+def test_dynamic_pruning(tmp_path: Path) -> None:
+    asked = ("--dataset", "digits", "--steps", "8", "--seeds", "1", "--methods", "DPF", "random", "--sparsities", "0.9")
+    out = example("dynamic_pruning", tmp_path, *asked)
+    results = sorted((tmp_path / "dynamic_pruning").glob("*/result.json"))
+    assert [file.parent.name for file in results] == ["digits_DPF_0.9_8_0", "digits_random_0.9_8_0"]
+    # 270,896 weights of images of three channels, 288 fewer in the stem.
+    dynamic, fixed = (json.loads(file.read_text()) for file in results)
+    assert dynamic["kept"] == fixed["kept"] == (270_896 - 288) // 10
+    assert dynamic["multiply_adds"] > fixed["multiply_adds"]
+    for one in (dynamic, fixed):
+        assert f"{100 * one['accuracy']:.2f}" in out
+    assert is_picture(tmp_path / "dynamic_pruning" / "accuracy.png")
+    before = [file.stat().st_mtime_ns for file in results]
+    assert example("dynamic_pruning", tmp_path, *asked) == out
+    assert [file.stat().st_mtime_ns for file in results] == before
 
 
 def test_destroyed(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from tfprune_init.training.events import (
     ShuffleMasks,
     Snapshot,
     Train,
+    TrainAndPrune,
+    TrainDynamically,
 )
 from tfprune_init.training.procedures import run
 from tfprune_init.training.recipe_registry import RECIPES, Recipe, RunPlan, register_recipe
@@ -32,6 +34,8 @@ __all__ = [
     "ShuffleMasks",
     "Snapshot",
     "Train",
+    "TrainAndPrune",
+    "TrainDynamically",
     "TrainingCost",
     "recipes",
     "register_recipe",

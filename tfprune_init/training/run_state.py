@@ -88,6 +88,7 @@ def save_state(folder: Path, state: RunState, model: Sequence[np.ndarray], setti
         "snapshots": {name: step for name, (step, _) in state.snapshots.items()},
         "counts": [len(values) for _, values in state.snapshots.values()],
     }
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder, replace=True) as part:
         np.savez(part / _ARRAYS, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes them for its own options
         if state.masks is not None:

@@ -3,6 +3,7 @@
 from tfprune_init.training.events.event import Event, Repeat, RunOutline, flatten, outline_run
 from tfprune_init.training.events.prune import Prune, ShuffleMasks
 from tfprune_init.training.events.train import Evaluate, Train
+from tfprune_init.training.events.train_and_prune import TrainAndPrune, TrainDynamically
 from tfprune_init.training.events.weights import Reinitialize, Rewind, Snapshot
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "ShuffleMasks",
     "Snapshot",
     "Train",
+    "TrainAndPrune",
+    "TrainDynamically",
     "flatten",
     "outline_run",
 ]
