@@ -14,6 +14,7 @@ from tfprune_init.training.events import (
     Snapshot,
     Train,
 )
+from tfprune_init.training.kept_checkpoints import KeepCheckpoints
 from tfprune_init.training.procedures import RunResult, run
 from tfprune_init.training.recipe_registry import RECIPES, Recipe, RunPlan, register_recipe
 
@@ -21,6 +22,7 @@ __all__ = [
     "RECIPES",
     "Evaluate",
     "Event",
+    "KeepCheckpoints",
     "Prune",
     "Recipe",
     "Reinitialize",

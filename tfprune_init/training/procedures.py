@@ -20,6 +20,7 @@ from tfprune_init.backend.protocols import Model
 from tfprune_init.checks import check_integer
 from tfprune_init.errors import OptionError
 from tfprune_init.graph.cost import CostModel
+from tfprune_init.graph.variables import list_variables
 from tfprune_init.masking.attachment import attach
 from tfprune_init.masks import Masks
 from tfprune_init.methods.method import METHODS
@@ -44,12 +45,14 @@ class RunResult:
         cost: What the run has cost.
         history: What was measured on the test data, in order: dicts with "event", "step", "density", and the numbers
             of `model.evaluate`. The last is of the end.
+        snapshots: The variables of the model by path, as `tpi.copy_variables` gives them, for each `Snapshot`.
     """
 
     model: Model
     masks: Masks | None
     cost: TrainingCost
     history: list[dict[str, Any]]
+    snapshots: dict[str, dict[str, np.ndarray]]
 
 
 def run(
@@ -122,7 +125,7 @@ def run(
     running = ProcedureRun(model, prepared, feed, seed, sparsity, budget)
     running.follow(events, None if folder is None else Path(folder), verbose)
     running.evaluate("end")
-    return RunResult(model, running.state.masks, running.state.cost, running.state.history)
+    return RunResult(model, running.state.masks, running.state.cost, running.state.history, running.list_snapshots())
 
 
 class ProcedureRun:
@@ -186,6 +189,18 @@ class ProcedureRun:
             variable.assign(value)
         if self.state.masks is not None:
             attach(self.model, self.state.masks)
+
+    def list_snapshots(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return the snapshots, each by variable path."""
+        paths = {id(target.tensor): target.path for target in list_variables(self.model)}
+        return {
+            name: {
+                paths[id(variable)]: value
+                for variable, value in zip(self._variables, values, strict=True)
+                if id(variable) in paths
+            }
+            for name, (_, values) in self.state.snapshots.items()
+        }
 
     def renew_optimizer(self) -> None:
         """Give the optimizer the state that it began with, at the step of the run."""
