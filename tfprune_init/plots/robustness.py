@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 # What each is called, and how its numbers are written, the longest way first.
 _QUANTITIES = {
     "error": ("test error (%)", ("{:.1f}", "{:.0f}")),
-    "normalized_l2": ("L2 / sqrt(parameters)", ("{:.3g}", "{:.2g}", "{:.1g}")),
-    "linf": ("largest change", ("{:.3g}", "{:.2g}", "{:.1g}")),
+    "normalized_l2": ("L2 / sqrt(parameters)", ("{:#.3g}", "{:#.2g}")),
+    "linf": ("largest change", ("{:#.3g}", "{:#.2g}")),
 }
 _CHARACTER = 0.062  # inches: width of a character of the smallest text
 _LINE = 0.13  # inches: height of a line of it
@@ -123,16 +123,20 @@ def _make_title(label: str, result: LayerRobustness, quantity: str, first: str) 
 def _choose_format(numbers: np.ndarray, quantity: str, width: float, height: float) -> str | None:
     """Return how to write the numbers so that each fits into a cell of so many inches; None if none would do."""
     for form in _QUANTITIES[quantity][1] if height >= _LINE else ():
-        if max(len(form.format(number)) for number in numbers) * _CHARACTER < 0.95 * width:
+        if max(len(_format(number, form)) for number in numbers) * _CHARACTER < 0.95 * width:
             return form
     return None
+
+
+def _format(number: float, form: str) -> str:
+    return form.format(number).rstrip(".")
 
 
 def _write_numbers(axes: Any, image: np.ndarray, most: float, form: str) -> None:
     """Write each number into its cell, dark on light and light on dark."""
     for (row, column), number in np.ndenumerate(image):
         color = "white" if number > 0.45 * most else "black"
-        text = "" if np.isnan(number) else form.format(number)
+        text = "" if np.isnan(number) else _format(number, form)
         axes.text(column, row, text, ha="center", va="center", fontsize=TINY, color=color)
 
 
