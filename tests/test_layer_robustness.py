@@ -306,6 +306,20 @@ def put(model: Any, values: Values) -> None:
         one.target.tensor.assign(values[one.path])
 
 
+def test_masks_of_tfmot_hold_and_are_in_no_row() -> None:
+    model, (x, y) = build("functional", "tf_keras"), data()
+    start = tpi.copy_variables(model)
+    masks = tpi.find_masks(model, None, sparsity=0.5, method="random")
+    wrapped = tpi.tfmot.wrap(model, masks)
+    tpi.attach(model, masks)
+    expected = tpi.measure_layer_robustness(model, (x, y), {"start": start}, draws=2)
+    found = tpi.measure_layer_robustness(wrapped, (x, y), {"start": start}, draws=0)
+    assert found.layers == expected.layers
+    assert found.rows == tuple(row for row in expected.rows if row.checkpoint != "random")
+    assert found.skipped
+    assert not {one.path for one in found.skipped} & set(start)
+
+
 @pytest.mark.parametrize("package", KERAS)
 def test_a_frozen_layer_has_parameters_all_the_same(package: str) -> None:
     model = normalized(package)
@@ -320,8 +334,10 @@ def rows(model: Any) -> tuple[Any, ...]:
     return tpi.measure_layer_robustness(model, x_y, {"start": tpi.copy_variables(model)}, draws=0).rows
 
 
-def test_states_are_in_no_row_and_are_listed() -> None:
+@pytest.mark.parametrize("trainable", [True, False])
+def test_states_are_in_no_row_and_are_listed(trainable: bool) -> None:
     model = tpi.models.sparse_cnn_1((8, 8, 1), 3, seed=0)
+    model.trainable = trainable
     x_y = np.zeros((4, 8, 8, 1), "float32"), np.zeros(4, int)
     found = tpi.measure_layer_robustness(model, x_y, {"start": tpi.copy_variables(model)}, draws=1)
     assert "head" in found.layers
@@ -375,6 +391,8 @@ START = {"start": tpi.copy_variables(mlp("keras", 1))}
         (START, {"layers": "haed"}, "'haed', which is no layer with weights of model"),
         (START, {"layers": []}, "names no layer"),
         (START, {"layers": {"x": ["a", "c"]}}, "'c', which is no layer with weights"),
+        (START, {"layers": 3}, "Received: 3"),
+        (START, {"layers": {"x": 3}}, "Received: 3"),
         (START, {"layers": [3]}, "3, which is no layer with weights"),
         (START, {"with_normalization": True}, "no normalization takes the output of one of these layers"),
         (START, {"draws": -1}, "Received: draws=-1"),
@@ -401,6 +419,7 @@ X, Y = examples(4)
         ((X, Y.astype("float32")), "Received in batch 1: shape (4,), float32"),
         ((X, np.full((4, 4), 0.25)), "Received in batch 1: shape (4, 4)"),
         ((X[:0], Y[:0]), "0 examples"),
+        ((X, Y + 4), "Labels must be in 0..3"),
     ],
 )
 def test_bad_data_is_refused(given: Any, words: str) -> None:
@@ -425,6 +444,10 @@ def test_models_that_cannot_be_judged_are_refused() -> None:
     regression = keras.Sequential([keras.Input((5,)), keras.layers.Dense(1, name="head")])
     with pytest.raises(ModelError, match=r"outputs of shape \(4, 1\)"):
         tpi.measure_layer_robustness(regression, (X, Y), {"start": tpi.copy_variables(regression)}, draws=0)
+    inputs = keras.Input((5,))
+    both = keras.Model(inputs, [keras.layers.Dense(n, name=f"head{n}")(inputs) for n in (2, 3)])
+    with pytest.raises(ModelError, match="Received: 2 outputs"):
+        tpi.measure_layer_robustness(both, (X, Y), {"start": tpi.copy_variables(both)}, draws=0)
     with pytest.raises(ModelError, match=r"Received: builtins\.dict"):
         tpi.measure_layer_robustness({}, (X, Y), START)
     model = build("subclassed", "keras")

@@ -47,7 +47,10 @@ class ErrorRate:
             for number, batch in enumerate(self._dataset, start=1):
                 if len(batch) > 2:
                     raise DataError("Layers are judged by examples that count alike. Received: sample weights.")
-                scores = np.asarray(self._classify(batch[0]))
+                outputs = tf.nest.flatten(self._classify(batch[0]))
+                if len(outputs) != 1:
+                    raise ModelError(f"Layers are judged in models with one output. Received: {len(outputs)} outputs.")
+                scores = np.asarray(outputs[0])
                 classes = _read_classes(np.asarray(batch[1]), scores, number)
                 finite = np.isfinite(scores).all(axis=-1)
                 if not values and not finite.all():
@@ -78,5 +81,10 @@ def _read_classes(labels: np.ndarray, scores: np.ndarray, number: int) -> np.nda
         raise DataError(
             "Labels must be an integer for each example, or one-hot rows. "
             f"Received in batch {number}: shape {labels.shape}, {labels.dtype}, for outputs of shape {scores.shape}."
+        )
+    if len(labels) and not 0 <= labels.min() <= labels.max() < scores.shape[1]:
+        raise DataError(
+            f"Labels must be in 0..{scores.shape[1] - 1}, as the model tells {scores.shape[1]} classes apart. "
+            f"Received in batch {number}: {labels.min()} to {labels.max()}."
         )
     return labels.reshape(-1)

@@ -47,9 +47,14 @@ class LayerVariable:
 
     @cached_property
     def is_trained(self) -> bool:
-        """Whether optimizers move it, or would if its layer were not frozen; statistics and other states are not."""
-        frozen = not self.target.layer.trainable and not self.target.name.startswith("moving_")
-        return frozen or any(self.target.variable is one for one in self.target.layer.trainable_variables)
+        """Whether optimizers move it, or would if its layer were not frozen; statistics and other states are not.
+
+        In a frozen layer, what it says the initializer of is taken to be a parameter, but moving statistics.
+        """
+        target = self.target
+        if target.layer.trainable:
+            return any(target.variable is one for one in target.layer.trainable_variables)
+        return find_initializer(target) is not None and not target.name.startswith("moving_")
 
     @property
     def kept(self) -> np.ndarray:
@@ -174,8 +179,9 @@ def _find_owners(model: Model, parts: Mapping[str, list[LayerVariable]]) -> dict
 
 def _match(patterns: Any, parts: Iterable[str], model: Model) -> list[str]:
     """Return the layers that patterns name, in the order of the model."""
-    listed = [patterns] if isinstance(patterns, str) else list(patterns)
-    known = list(parts)
+    if not isinstance(patterns, Iterable):
+        raise OptionError(f"layers= holds patterns of layers, 'dense*' or a list of such. Received: {patterns!r}.")
+    listed, known = [patterns] if isinstance(patterns, str) else list(patterns), list(parts)
     for pattern in listed:
         if not any(_is_named(name, pattern) for name in known):
             raise OptionError(
