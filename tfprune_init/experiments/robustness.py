@@ -195,12 +195,15 @@ def _check_checkpoints(checkpoints: Any, model: Model, groups: list[LayerGroup])
             "checkpoints= is a mapping from name to the weights of that time, at least one: "
             f'{{"start": tpi.copy_variables(model)}}, copied before training. Received: {checkpoints!r:.200}'
         )
-    taken = [name for name in checkpoints if name in (RANDOM, TRAINED)]
-    if taken:
-        raise OptionError(f"A checkpoint cannot be named {taken[0]!r}, which is another column. Name it otherwise.")
+    for name in checkpoints:
+        if not isinstance(name, str) or name in (RANDOM, TRAINED):
+            raise OptionError(
+                f"A checkpoint is named by a string, other than the columns {RANDOM!r} and {TRAINED!r}. "
+                f"Received: {name!r}."
+            )
     targets = {one.path: one.target for group in groups for one in group.variables}
     return {
-        str(name): check_weights(f"checkpoints[{name!r}]", values, model, targets.values())
+        name: check_weights(f"checkpoints[{name!r}]", values, model, targets.values())
         for name, values in checkpoints.items()
     }
 
