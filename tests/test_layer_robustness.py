@@ -498,11 +498,18 @@ def test_checkpoints_are_kept_on_the_way(package: str) -> None:
     assert len({values.tobytes() for values in between}) == 4
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras's own, where a length is unknown
 def test_a_training_that_goes_on_goes_on_with_its_checkpoints() -> None:
     (x, y), model = data(), build("sequential", "keras")
     keep = tpi.KeepCheckpoints(steps=[0, 2, 5])
-    with pytest.raises(OptionError, match="Received: a training of 3 steps"):
+    words = r"ends before step 5, whose weights.*Received: steps=\[0, 2, 5\], and a training of 3 steps"
+    with pytest.raises(OptionError, match=words):
         model.fit(x, y, batch_size=8, epochs=1, verbose=0, callbacks=[keep])
+    assert keep.checkpoints == {}
+    unknown = tf.data.Dataset.from_tensor_slices((x, y)).filter(lambda *_: True).batch(8)
+    with pytest.raises(OptionError, match=words):
+        model.fit(unknown, epochs=1, shuffle=False, verbose=0, callbacks=[keep])
+    assert list(keep.checkpoints) == ["step 0", "step 2"]
     keep = tpi.KeepCheckpoints(epochs=[0, 2])
     model.fit(x, y, epochs=2, verbose=0, callbacks=[keep])
     model.fit(x, y, initial_epoch=2, epochs=4, verbose=0, callbacks=[keep])

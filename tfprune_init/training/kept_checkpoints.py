@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -54,6 +54,9 @@ class KeepCheckpoints(EventCallback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Plan; or go on, in another `fit`."""
+        length = self.find_length(self._unit)
+        if length is not None and length < self._places[-1] and self._find_missing():
+            self._refuse_end(length)
         if self._plan is None and self._places[-1] > 0:
             self.follow(make_plan(self._unit, 1, 0, events=self._places[-1]))
 
@@ -61,14 +64,18 @@ class KeepCheckpoints(EventCallback):
         """Keep what there is before training, and refuse to have begun too late."""
         super().on_epoch_begin(epoch, logs)
         start = epoch if self._unit == "epochs" else self._before or 0
-        late = [place for place in self._places if place < start and self._name(place) not in self.checkpoints]
-        if late:
+        if any(place < start for place in self._find_missing()):
             raise OptionError(
                 f"The training begins after {start} {self._unit}, so what came before cannot be kept. "
                 f"Received: {self._unit}={self._places}."
             )
         if start == 0 and self._places[0] == 0:
             self._keep(0)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Refuse to end in silence before the last checkpoint, where nobody could know beforehand."""
+        if self._find_missing() and self.find_length(self._unit) is None and not self.model.stop_training:
+            self._refuse_end(self.passed)
 
     def prune_at(self, number: int, place: int) -> None:
         """Keep the variables, if they are asked for here; nothing is pruned."""
@@ -79,6 +86,15 @@ class KeepCheckpoints(EventCallback):
         masks = get_attached_masks(self.model)
         self.history.append((place, 1.0 if masks is None else masks.density))
         self.checkpoints[self._name(place)] = copy_variables(self.model)
+
+    def _find_missing(self) -> list[int]:
+        return [place for place in self._places if self._name(place) not in self.checkpoints]
+
+    def _refuse_end(self, length: int) -> NoReturn:
+        raise OptionError(
+            f"The training ends before {self._name(self._places[-1])}, whose weights are to be kept. Train longer, or "
+            f"leave it out. Received: {self._unit}={self._places}, and a training of {length} {self._unit}."
+        )
 
     def _name(self, place: int) -> str:
         return f"{self._unit[:-1]} {place}"
