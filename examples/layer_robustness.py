@@ -90,7 +90,7 @@ for name, result in results.items():
         errors = [result.get(layer, column).error for column in result.columns]
         print(f"{layer:>24}", *(f"{100 * error:>8.2f}%" for error in errors))
     header, *rows = result.to_csv().splitlines()
-    lines += [f"network,{header}"] * (not lines) + [f"{name},{row}" for row in rows]
+    lines += [f"network,seed,{header}"] * (not lines) + [f"{name},{options.seed},{row}" for row in rows]
 (options.output / "layer_robustness.csv").write_text("\n".join(lines) + "\n")
 for quantity in ("error", "normalized_l2", "linf"):
     tpi.plots.layer_robustness(results, quantity=quantity).savefig(options.output / f"{quantity}.png", dpi=150)
