@@ -15,8 +15,9 @@ from tfprune_init.training.events import (
     Train,
 )
 from tfprune_init.training.kept_checkpoints import KeepCheckpoints
-from tfprune_init.training.procedures import RunResult, run
+from tfprune_init.training.procedures import run
 from tfprune_init.training.recipe_registry import RECIPES, Recipe, RunPlan, register_recipe
+from tfprune_init.training.run_result import RunResult
 
 __all__ = [
     "RECIPES",

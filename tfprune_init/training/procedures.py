@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,36 +22,26 @@ from tfprune_init.graph.cost import CostModel
 from tfprune_init.graph.variables import list_variables
 from tfprune_init.masking.attachment import attach
 from tfprune_init.masks import Masks
-from tfprune_init.methods.method import METHODS
-from tfprune_init.progress import is_progress_shown, track
+from tfprune_init.options import OPTIONS
 from tfprune_init.selection import Budget
-from tfprune_init.selection.budget import parse_sparsity
-from tfprune_init.training.cost import TrainingCost
-from tfprune_init.training.events import Event, Prune, Train, flatten
+from tfprune_init.training.events import Event, outline_run
 from tfprune_init.training.feed import Feed
-from tfprune_init.training.inputs import ExperimentData, check_callable, make_model, model_fingerprint, prepare_data
-from tfprune_init.training.recipe_registry import RECIPES, RunPlan
+from tfprune_init.training.final_report import report_masks
+from tfprune_init.training.inputs import (
+    ExperimentData,
+    check_callable,
+    compile_model,
+    make_model,
+    model_fingerprint,
+    prepare_data,
+)
+from tfprune_init.training.named_procedures import RunGoal, make_events
+from tfprune_init.training.run_progress import RunProgress
+from tfprune_init.training.run_result import RunResult
 from tfprune_init.training.run_state import RunState, load_state, save_state
 
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run gives.
-
-    Attributes:
-        model: The trained model, with its masks attached.
-        masks: The masks; None if nothing was pruned.
-        cost: What the run has cost.
-        history: What was measured on the test data, in order: dicts with "event", "step", "density", and the numbers
-            of `model.evaluate`. The last is of the end.
-        snapshots: The variables of the model by path, as `tpi.copy_variables` gives them, for each `Snapshot`.
-    """
-
-    model: Model
-    masks: Masks | None
-    cost: TrainingCost
-    history: list[dict[str, Any]]
-    snapshots: dict[str, dict[str, np.ndarray]]
+_TRAINING = 1 << 32
+"""Tells the seeds of training from those of events, whose number is smaller."""
 
 
 def run(
@@ -66,6 +55,7 @@ def run(
     epochs: int | None = None,
     seed: int = 0,
     folder: str | os.PathLike[str] | None = None,
+    on_collapse: str = "raise",
     verbose: str | int | bool = "auto",
     **options: Any,
 ) -> RunResult:
@@ -87,7 +77,9 @@ def run(
         epochs: Walks through the training data of one whole training.
         seed: Seed of the model, the order of arrays, and everything random.
         folder: Where the state is kept; nothing is saved without.
-        verbose: 0 shows nothing, 1 a progress bar over the events, "auto" a progress bar on a terminal.
+        on_collapse: What a network is that pruning cut in two: "raise" for an error, "warn" for a warning, and the run
+            goes on.
+        verbose: 0 shows nothing, 1 a progress bar with the time left, "auto" a progress bar on a terminal.
         **options: Options of the procedure, such as rewind_to=500 for "lottery_ticket", or of the method.
 
     Returns:
@@ -111,21 +103,14 @@ def run(
     prepared = prepare_data(data)
     seed = check_integer("seed", seed, 0)
     feed = Feed(prepared, seed)
-    length = _count_steps(steps, epochs, feed)
-    if sparsity is not None and budget is not None:
-        raise OptionError("Give sparsity= or budget=, not both.")
-    density = 1 - parse_sparsity(sparsity) if sparsity is not None else None
-    events = _make_events(
-        procedure, density, budget, RunPlan(density or Fraction(1), length, feed.steps_per_epoch), options
-    )
+    goal = RunGoal(sparsity, budget)
+    events = make_events(procedure, goal, _count_steps(steps, epochs, feed), feed.steps_per_epoch, options)
     model = make_model(build_model, seed)
-    if not compat.is_compiled(model):
-        loss = compat.get_keras(model).losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile("adam", loss, metrics=["accuracy"])
-    running = ProcedureRun(model, prepared, feed, seed, sparsity, budget)
+    compile_model(model)
+    running = ProcedureRun(model, prepared, feed, seed, goal, on_collapse)
     running.follow(events, None if folder is None else Path(folder), verbose)
     running.evaluate("end")
-    return RunResult(model, running.state.masks, running.state.cost, running.state.history, running.list_snapshots())
+    return running.conclude(procedure if isinstance(procedure, str) else "events", options)
 
 
 class ProcedureRun:
@@ -136,30 +121,38 @@ class ProcedureRun:
         data: Training and test data.
         feed: The batches by step.
         seed: Seed of everything random.
-        sparsity: Share to remove in the end, or None.
-        budget: A limit in place of a sparsity, or None.
+        goal: How much is to stay.
+        on_collapse: "raise" or "warn": what a network is that pruning cut in two.
 
     Attributes:
         state: Where it is.
-        density: Share that stays in the end; 1 where it is not known.
+
+    Raises:
+        OptionError: If `on_collapse` is neither.
     """
 
     def __init__(
-        self, model: Model, data: ExperimentData, feed: Feed, seed: int, sparsity: float | None, budget: Budget | None
+        self,
+        model: Model,
+        data: ExperimentData,
+        feed: Feed,
+        seed: int,
+        goal: RunGoal,
+        on_collapse: str = "raise",
     ):
         self.model = model
         self.data = data
         self.seed = seed
-        self.sparsity = sparsity
-        self.budget = budget
-        self.density = Fraction(1) if sparsity is None else 1 - parse_sparsity(sparsity)
+        self.goal = goal
+        self.on_collapse = OPTIONS["on_collapse"].check(on_collapse)
         self.state = RunState()
         self._feed = feed
+        self._progress = RunProgress()
         self._costs = CostModel(model) if compat.is_symbolic(model) else None
         self._variables = find_layer_variables(model)
         model.optimizer.build(model.trainable_variables)  # as Keras does at the first step
         self._optimizer = get_optimizer_variables(model.optimizer)
-        self._fresh = [np.array(variable) for variable in self._optimizer]
+        self._fresh = [np.array(variable.numpy()) for variable in self._optimizer]
 
     def follow(self, events: Sequence[Event], folder: Path | None, verbose: str | int | bool) -> None:
         """Do the events that are not done yet."""
@@ -171,17 +164,32 @@ class ProcedureRun:
                 self.state.masks = self.state.masks.carried_to(self.model)
                 attach(self.model, self.state.masks)
             self.write_model(values)
-        for event in track(events[self.state.done :], "run", shown=is_progress_shown(verbose)):
-            # What is random in an event does not depend on the events that a resumed run leaves out.
-            compat.set_random_seed(int(np.random.SeedSequence([self.seed, self.state.done]).generate_state(1)[0]))
-            event.apply(self)
-            self.state.done += 1
-            if folder is not None:
-                save_state(folder, self.state, self.read_model(), settings)
+        outline = outline_run(events)
+        with self._progress.show(outline.training_steps, self.state.cost.training_steps, verbose):
+            for event in events[self.state.done :]:
+                # What is random in an event does not depend on the events that a resumed run leaves out.
+                self._seed_with(self.state.done)
+                event.apply(self)
+                self.state.done += 1
+                if folder is not None:
+                    save_state(folder, self.state, self.read_model(), settings)
+
+    def conclude(self, name: str, options: Mapping[str, Any]) -> RunResult:
+        """Return what the run gives.
+
+        Args:
+            name: Name of the procedure.
+            options: Its options.
+        """
+        state = self.state
+        report = None if state.masks is None else report_masks(self, name, options)
+        return RunResult(
+            self.model, state.masks, state.cost, state.history, state.epochs, report, self.list_snapshots()
+        )
 
     def read_model(self) -> list[np.ndarray]:
         """Return the values of all variables of the model."""
-        return [np.array(variable) for variable in self._variables]
+        return [np.array(variable.numpy()) for variable in self._variables]
 
     def write_model(self, values: Sequence[np.ndarray]) -> None:
         """Set all variables of the model; what the masks prune stays at zero."""
@@ -209,23 +217,28 @@ class ProcedureRun:
         self.model.optimizer.iterations.assign(self.state.step)
 
     def train(self, stop: int, watch: int | None) -> None:
-        """Train until a step.
+        """Train until a step. What is random in it, such as dropout, depends on the step that it begins at.
 
         Args:
             stop: The step.
             watch: Evaluate after every so many steps; None for never.
         """
+        began = time.perf_counter()
+        self._seed_with(_TRAINING, self.state.step)
         while self.state.step < stop:
             start, per_epoch = self.state.step, self._feed.steps_per_epoch
             end = min(stop, (start // per_epoch + 1) * per_epoch)
             if watch is not None:
                 end = min(end, (start // watch + 1) * watch)
             with deterministic_reductions():
-                self.model.fit(self._feed.batches(start, end), epochs=1, shuffle=False, verbose=0)
+                logged = self.model.fit(self._feed.batches(start, end), epochs=1, shuffle=False, verbose=0).history
             self.state.step = end
+            self.state.epochs.append({name: float(values[-1]) for name, values in logged.items()})
+            self._progress.advance(end - start)
             self.count(end - start, 0, self.state.masks, start)
             if watch is not None and end % watch == 0:
                 self.evaluate("watch")
+        self.state.seconds["training"] += time.perf_counter() - began
 
     def evaluate(self, name: str) -> None:
         """Evaluate on the test data, and note it in the history."""
@@ -248,13 +261,17 @@ class ProcedureRun:
             multiply_adds=None if one is None else 3 * examples * one,
         )
 
+    def _seed_with(self, *numbers: int) -> None:
+        compat.set_random_seed(int(np.random.SeedSequence([self.seed, *numbers]).generate_state(1)[0]))
+
     def _describe(self, events: Sequence[Event]) -> str:
         parts = (
             model_fingerprint(self.model),
             self.data.fingerprint(),
             self.seed,
-            self.sparsity,
-            self.budget,
+            self.goal.sparsity,
+            self.goal.budget,
+            self.on_collapse,
             list(events),
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()
@@ -266,27 +283,3 @@ def _count_steps(steps: int | None, epochs: int | None, feed: Feed) -> int:
     if steps is not None:
         return check_integer("steps", steps, 1)
     return check_integer("epochs", epochs, 1) * feed.steps_per_epoch
-
-
-def _make_events(
-    procedure: Any, density: Fraction | None, budget: Budget | None, plan: RunPlan, options: dict[str, Any]
-) -> list[Event]:
-    if isinstance(procedure, str) and procedure in METHODS:
-        if density is None and budget is None:
-            raise OptionError(f"How much may stay? Give sparsity= or budget= for method {procedure!r}.")
-        return [Prune(procedure, None, options), Train(plan.steps)]
-    if isinstance(procedure, str):
-        recipe = RECIPES.find(procedure)
-        if recipe.decides_sparsity and (density is not None or budget is not None):
-            raise OptionError(
-                f"Procedure {procedure!r} finds itself how many weights stay, so sparsity= and budget= have no effect. "
-                f"Received: density={density}, budget={budget!r}."
-            )
-        if density is None and not recipe.decides_sparsity:
-            raise OptionError(
-                f"Procedure {procedure!r} prunes to a sparsity. Received: sparsity=None, budget={budget!r}."
-            )
-        return flatten(recipe.make_events(plan, options))
-    if options:
-        raise OptionError(f"A list of events takes no options. Received: {', '.join(options)}.")
-    return flatten(procedure)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from tfprune_init.errors import OptionError
 from tfprune_init.files import atomic_folder, read_npz, write_json
 from tfprune_init.masks import Masks
-from tfprune_init.records import check_record
+from tfprune_init.records import parse_json
 from tfprune_init.training.cost import TrainingCost
 
 _ARRAYS, _MASKS, _STATE = "arrays.npz", "masks.npz", "state.json"
@@ -30,6 +29,9 @@ class _Record(TypedDict):
     step: int
     cost: dict[str, Any]
     history: list[dict[str, Any]]
+    epochs: list[dict[str, float]]
+    search: dict[str, Any] | None
+    seconds: dict[str, float]
     snapshots: dict[str, int]
     counts: list[int]
 
@@ -45,6 +47,9 @@ class RunState:
         snapshots: Step and values of the model's variables, by name.
         cost: What the run has cost so far.
         history: What was measured: dicts with the event, the step, the density and the numbers.
+        epochs: What `fit` logged on the training data, epoch by epoch.
+        search: What `PruningReport.to_dict` gave of the last search for masks.
+        seconds: Wall time of "training" and of "pruning".
     """
 
     done: int = 0
@@ -53,6 +58,9 @@ class RunState:
     snapshots: Snapshots = field(default_factory=dict)
     cost: TrainingCost = field(default_factory=TrainingCost)
     history: list[dict[str, Any]] = field(default_factory=list)
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    search: dict[str, Any] | None = None
+    seconds: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "pruning": 0.0})
 
 
 def save_state(folder: Path, state: RunState, model: Sequence[np.ndarray], settings: str) -> None:
@@ -74,6 +82,9 @@ def save_state(folder: Path, state: RunState, model: Sequence[np.ndarray], setti
         "step": state.step,
         "cost": asdict(state.cost),
         "history": state.history,
+        "epochs": state.epochs,
+        "search": state.search,
+        "seconds": state.seconds,
         "snapshots": {name: step for name, (step, _) in state.snapshots.items()},
         "counts": [len(values) for _, values in state.snapshots.values()],
     }
@@ -93,8 +104,7 @@ def load_state(folder: Path, settings: str) -> tuple[RunState, list[np.ndarray]]
     if not (folder / _STATE).is_file():
         return None
     try:
-        record = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-        check_record(record, _Record, f"{folder / _STATE} is damaged")
+        record = parse_json((folder / _STATE).read_bytes(), _Record, f"{folder / _STATE} is damaged")
         arrays = read_npz(folder / _ARRAYS)
         masks = Masks.load(folder / _MASKS) if (folder / _MASKS).is_file() else None
         model = [arrays[f"model_{i}"] for i in range(sum(name.startswith("model_") for name in arrays))]
@@ -110,4 +120,5 @@ def load_state(folder: Path, settings: str) -> tuple[RunState, list[np.ndarray]]
             f"The folder {folder} holds another run: other events, data, model, seed or sparsity. Use another folder. "
             f"Received: {settings[:12]}; there: {record['settings'][:12]}."
         )
-    return RunState(record["done"], record["step"], masks, snapshots, cost, record["history"]), model
+    plain = {name: record[name] for name in ("done", "step", "history", "epochs", "search", "seconds")}
+    return RunState(masks=masks, snapshots=snapshots, cost=cost, **plain), model

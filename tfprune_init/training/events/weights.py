@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tfprune_init.errors import OptionError
 from tfprune_init.masking.reinitialization import reinitialize
-from tfprune_init.training.events.event import Event
+from tfprune_init.training.events.event import Event, RunOutline
 
 if TYPE_CHECKING:
     from tfprune_init.training.procedures import ProcedureRun
@@ -18,6 +18,10 @@ class Snapshot(Event):
     """Keep the values of all variables of the model, moving statistics too, and the step, under a name."""
 
     name: str
+
+    def outline(self, outline: RunOutline) -> None:
+        """Note the step."""
+        outline.snapshots[self.name] = outline.step
 
     def apply(self, run: ProcedureRun) -> None:
         """Keep them."""
@@ -38,10 +42,15 @@ class Rewind(Event):
     weights: bool = True
     step: bool = True
 
+    def outline(self, outline: RunOutline) -> None:
+        """Go back to its step; refuse a snapshot that nobody kept."""
+        if self.name not in outline.snapshots:
+            raise OptionError(f"There is no snapshot {self.name!r}. Put a Snapshot of that name before.")
+        if self.step:
+            outline.step = outline.snapshots[self.name]
+
     def apply(self, run: ProcedureRun) -> None:
         """Go back."""
-        if self.name not in run.state.snapshots:
-            raise OptionError(f"There is no snapshot {self.name!r}. Put a Snapshot of that name before.")
         step, values = run.state.snapshots[self.name]
         if self.weights:
             run.write_model(values)
