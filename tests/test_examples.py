@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -189,6 +190,25 @@ def test_dynamic_pruning(tmp_path: Path) -> None:
     before = [file.stat().st_mtime_ns for file in results]
     assert example("dynamic_pruning", tmp_path, *asked) == out
     assert [file.stat().st_mtime_ns for file in results] == before
+
+
+def test_layer_robustness(tmp_path: Path) -> None:
+    out = example("layer_robustness", tmp_path, "--epochs", "4", "--draws", "1")
+    assert out.startswith("mlp on digits: 1,437 training and 360 test images")
+    folder = tmp_path / "layer_robustness"
+    with (folder / "layer_robustness.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    # Five layers of 256 units and the head; drawn, epochs 0 to 3, trained.
+    assert [row["network"] for row in table] == ["dense"] * 36 + ["force at 90%"] * 36
+    assert [row["checkpoint"] for row in table[:6]] == ["random", *(f"epoch {i}" for i in range(4)), "trained"]
+    dense, sparse = ({row["layer"]: int(row["parameters"]) for row in part} for part in (table[:36], table[36:]))
+    weights = 64 * 256 + 4 * 256 * 256 + 256 * 10
+    assert sum(dense.values()) == weights + 5 * 256 + 10
+    assert sum(sparse.values()) == weights // 10 + 5 * 256 + 10
+    error = {(row["network"], row["layer"], row["checkpoint"]): float(row["error"]) for row in table}
+    assert error["dense", "dense1", "random"] > 0.5 > error["dense", "dense1", "trained"]
+    for quantity in ("error", "normalized_l2", "linf"):
+        assert is_picture(folder / f"{quantity}.png")
 
 
 def test_destroyed(tmp_path: Path) -> None:

@@ -22,10 +22,17 @@ if TYPE_CHECKING:
     from tfprune_init.api import find_masks, prune_at_init, score
     from tfprune_init.compaction import Compaction, compact
     from tfprune_init.errors import PruningError
-    from tfprune_init.experiments import NoiseTest, Results, compare, run_noise_test
+    from tfprune_init.experiments import (
+        LayerRobustness,
+        NoiseTest,
+        Results,
+        compare,
+        measure_layer_robustness,
+        run_noise_test,
+    )
     from tfprune_init.export import EdgeReport, export_tflite, exporter
     from tfprune_init.graph.string_inputs import cut_string_inputs
-    from tfprune_init.graph.weight_copies import copy_weights
+    from tfprune_init.graph.weight_copies import copy_variables, copy_weights
     from tfprune_init.masking.attachment import attach
     from tfprune_init.masking.callbacks import PruneDuringTraining
     from tfprune_init.masking.dynamic_pruning import DynamicPruning
@@ -39,7 +46,7 @@ if TYPE_CHECKING:
     from tfprune_init.scoring.criteria import register_criterion
     from tfprune_init.scoring.training_criteria import register_training_criterion
     from tfprune_init.selection import Budget, register_allocation, register_granularity
-    from tfprune_init.training import run
+    from tfprune_init.training import KeepCheckpoints, run
     from tfprune_init.training.trained_masks import find_masks_from_training
 
 __all__ = [
@@ -47,6 +54,8 @@ __all__ = [
     "Compaction",
     "DynamicPruning",
     "EdgeReport",
+    "KeepCheckpoints",
+    "LayerRobustness",
     "Masks",
     "Method",
     "NoiseTest",
@@ -60,6 +69,7 @@ __all__ = [
     "attach",
     "compact",
     "compare",
+    "copy_variables",
     "copy_weights",
     "cut_string_inputs",
     "datasets",
@@ -73,6 +83,7 @@ __all__ = [
     "layers",
     "list_methods",
     "mask_gradients",
+    "measure_layer_robustness",
     "models",
     "plots",
     "prune_at_init",
@@ -98,10 +109,10 @@ _HOMES = {
     "api": ("find_masks", "prune_at_init", "score"),
     "compaction": ("Compaction", "compact"),
     "errors": ("PruningError",),
-    "experiments": ("NoiseTest", "Results", "compare", "run_noise_test"),
+    "experiments": ("LayerRobustness", "NoiseTest", "Results", "compare", "measure_layer_robustness", "run_noise_test"),
     "export": ("EdgeReport", "export_tflite", "exporter"),
     "graph.string_inputs": ("cut_string_inputs",),
-    "graph.weight_copies": ("copy_weights",),
+    "graph.weight_copies": ("copy_variables", "copy_weights"),
     "masking.attachment": ("attach",),
     "masking.callbacks": ("PruneDuringTraining",),
     "masking.dynamic_pruning": ("DynamicPruning",),
@@ -113,7 +124,7 @@ _HOMES = {
     "methods": ("Method", "list_methods", "register_method"),
     "report": ("PruningReport",),
     "scoring.criteria": ("register_criterion",),
-    "training": ("run",),
+    "training": ("KeepCheckpoints", "run"),
     "scoring.training_criteria": ("register_training_criterion",),
     "selection": ("Budget", "register_allocation", "register_granularity"),
     "training.trained_masks": ("find_masks_from_training",),

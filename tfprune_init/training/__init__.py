@@ -16,6 +16,7 @@ from tfprune_init.training.events import (
     TrainAndPrune,
     TrainDynamically,
 )
+from tfprune_init.training.kept_checkpoints import KeepCheckpoints
 from tfprune_init.training.procedures import run
 from tfprune_init.training.recipe_registry import RECIPES, Recipe, RunPlan, register_recipe
 from tfprune_init.training.run_result import RunResult
@@ -24,6 +25,7 @@ __all__ = [
     "RECIPES",
     "Evaluate",
     "Event",
+    "KeepCheckpoints",
     "Prune",
     "Recipe",
     "Reinitialize",

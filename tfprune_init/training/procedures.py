@@ -19,6 +19,7 @@ from tfprune_init.backend.protocols import Model
 from tfprune_init.checks import check_integer
 from tfprune_init.errors import OptionError
 from tfprune_init.graph.cost import CostModel
+from tfprune_init.graph.variables import list_variables
 from tfprune_init.masking.attachment import attach
 from tfprune_init.masks import Masks
 from tfprune_init.options import OPTIONS
@@ -188,7 +189,9 @@ class ProcedureRun:
         """
         state = self.state
         report = None if state.masks is None else report_masks(self, name, options)
-        return RunResult(self.model, state.masks, state.cost, state.history, state.epochs, report)
+        return RunResult(
+            self.model, state.masks, state.cost, state.history, state.epochs, report, self.list_snapshots()
+        )
 
     def read_model(self) -> list[np.ndarray]:
         """Return the values of all variables of the model."""
@@ -200,6 +203,18 @@ class ProcedureRun:
             variable.assign(value)
         if self.state.masks is not None:
             attach(self.model, self.state.masks)
+
+    def list_snapshots(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return the snapshots, each by variable path."""
+        paths = {id(target.tensor): target.path for target in list_variables(self.model)}
+        return {
+            name: {
+                paths[id(variable)]: value
+                for variable, value in zip(self._variables, values, strict=True)
+                if id(variable) in paths
+            }
+            for name, (_, values) in self.state.snapshots.items()
+        }
 
     def renew_optimizer(self) -> None:
         """Give the optimizer the state that it began with, at the step of the run."""

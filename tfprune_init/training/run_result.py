@@ -6,6 +6,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -30,6 +31,7 @@ class RunResult:
             before), "step", "density", and the numbers of `model.evaluate`. The last is of the end.
         epochs: What `fit` logged on the training data, epoch by epoch.
         report: What the masks leave of the network; None if nothing was pruned. Its steps are those of the last search.
+        snapshots: For each `Snapshot` the variables of the model by path, as `tpi.copy_variables` gives them.
     """
 
     model: Model
@@ -38,6 +40,7 @@ class RunResult:
     history: list[dict[str, Any]]
     epochs: list[dict[str, float]] = field(default_factory=list)
     report: PruningReport | None = None
+    snapshots: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def find_best_steps(self) -> list[dict[str, Any]]:
         """Return the records of the history at the smallest loss of each training that was watched.
@@ -48,7 +51,7 @@ class RunResult:
         return find_smallest_losses(self.history)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the model and the masks themselves, in types that JSON knows."""
+        """Everything but the model, the masks and the snapshots themselves, in types that JSON knows."""
         return {
             "report": None if self.report is None else self.report.to_dict(),
             "cost": asdict(self.cost),
