@@ -7,6 +7,7 @@ Dynamic pruning with feedback (DPF) chooses masks every 16 steps, gradual magnit
 until 75% of the training and more often if it is short; FORCE and random masks are there before it begins. Every
 network trains for as many steps, by SGD with momentum 0.9 and Nesterov, weight decay 1e-4, and a learning rate of 0.1
 that is divided by 10 at 50% and 75% of the steps.
+There is no augmentation, and the images come in the same order in every epoch.
 
 Each run has a folder of its own. A run that ended is not repeated, and one that was stopped begins at the event it was
 in: the training as a whole. The table is made of the runs that are there.

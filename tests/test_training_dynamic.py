@@ -117,19 +117,19 @@ def test_what_they_cost(found: dict[str, RunResult]) -> None:
 
 
 def test_gradients_that_judge_are_counted() -> None:
-    event = TrainAndPrune(until=9, every=2, end=4, method="snip_it", density=0.25, options={"batches": 2})
-    judged = run([event], steps=9)
-    assert (judged.cost.training_steps, judged.cost.scoring_steps) == (9, 4)
+    event = TrainAndPrune(until=5, every=2, end=4, method="snip_it", density=0.25, options={"batches": 2})
+    judged = run([event], steps=5)
+    assert (judged.cost.training_steps, judged.cost.scoring_steps) == (5, 2 * 2)
     assert judged.masks.kept == SIZE // 4
 
 
 def test_prunings_are_counted_from_the_step_that_the_run_is_at() -> None:
-    """From step 3 until 75% of the way to 15, which is 12: after steps 7 and 11."""
-    events = [Train(3), TrainAndPrune(until=15, every=4, density=0.5, schedule="linear", exclude="head", watch=1)]
-    watched = run(events, steps=15)
-    density = [1.0] * 3 + [0.75] * 4 + [0.5] * 5
+    """From step 3 until 75% of the way to 12, which is 9: after steps 6 and 9."""
+    events = [Train(3), TrainAndPrune(until=12, every=3, density=0.5, schedule="linear", exclude="head", watch=1)]
+    watched = run(events, steps=12)
+    density = [1.0] * 2 + [0.75] * 3 + [0.5] * 4
     assert [one["density"] for one in watched.history[:-1]] == density
-    assert [one["step"] for one in watched.history[:-1]] == list(range(4, 16))
+    assert [one["step"] for one in watched.history[:-1]] == list(range(4, 13))
     assert {path: mask.shape for path, mask in watched.masks.items()} == {"hidden/kernel": (6, 16)}
 
 
@@ -142,7 +142,13 @@ def test_gradual_pruning_goes_on_from_what_is_left() -> None:
     assert after.masks.kept == SIZE // 4
 
 
-@pytest.mark.parametrize("event", [TrainDynamically, TrainAndPrune])
+def test_layers_keep_their_share_with_a_uniform_allocation() -> None:
+    uniform = run("dynamic_pruning", sparsity=0.75, steps=4, every=3, allocation="uniform")
+    assert [int(mask.sum()) for mask in uniform.masks.values()] == [96 // 4, 48 // 4]
+
+
+# Both are begun anew by the same code.
+@pytest.mark.parametrize("event", [TrainDynamically, pytest.param(TrainAndPrune, marks=pytest.mark.exhaustive)])
 def test_an_interrupted_event_starts_anew_with_the_same_bits(event: Any, tmp_path: Path) -> None:
     events = [Train(2), event(until=9, every=2, end=6, density=0.25, watch=4)]
     whole = run(events)
@@ -239,11 +245,11 @@ def test_options_of_a_later_event_are_refused_before_any_is_done(tmp_path: Path)
 
 
 def test_the_smallest_loss_of_each_training() -> None:
-    found = run("lottery_ticket", sparsity=0.36, steps=6, watch=1)
+    found = run("lottery_ticket", sparsity=0.36, steps=4, watch=1)
     best = found.find_best_steps()
     trainings = [[one for one in found.history if one["density"] == kept / SIZE] for kept in (SIZE, 115, 92)]
-    assert [len(training) for training in trainings] == [6, 6, 7]
-    assert best == [min(training[:6], key=lambda one: one["loss"]) for training in trainings]
+    assert [len(training) for training in trainings] == [4, 4, 5]
+    assert best == [min(training[:4], key=lambda one: one["loss"]) for training in trainings]
     assert [one["place"] for one in best] == [1, 4, 7]
     nan, small, other = ({"event": "watch", "place": 0, "loss": loss} for loss in (float("nan"), 0.5, 0.5))
     assert find_smallest_losses([nan, small, other])[0] is small

@@ -43,7 +43,7 @@ class RunState:
     Attributes:
         done: Number of events that are done.
         step: Step of training, that schedules and the order of the data go by.
-        masks: The masks attached to the model; None before the first `Prune`.
+        masks: The masks that the model computes with, attached between events; None before the first pruning.
         snapshots: Step and values of the model's variables, by name.
         cost: What the run has cost so far.
         history: What was measured: dicts with the event, the step, the density and the numbers.
