@@ -15,6 +15,7 @@ from tfprune_init.plots.layers import layer_densities
 from tfprune_init.plots.mask_overlap import chance_iou, iou, overlap
 from tfprune_init.plots.objective import objective_curve
 from tfprune_init.plots.steps import steps_curve
+from tfprune_init.plots.weight_sweep import shared_weight
 from tfprune_init.plots.weights import weight_histograms
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "objective_curve",
     "overlap",
     "plots",
+    "shared_weight",
     "steps_curve",
     "weight_histograms",
 ]
