@@ -20,7 +20,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 from weight_agnostic.evaluation import Networks, compute_outputs
 from weight_agnostic.genomes import Genome
-from weight_agnostic.search import VALUES, Settings, search
+from weight_agnostic.search import VALUES, Generation, Settings, search
 from weight_agnostic.tasks import Digits, SwingUp, cross_entropy, draw_starts, swing
 
 SETTINGS = {
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument(
         "--batches", type=int, default=4, help="batches of 1,000 images that judge a generation (digits)"
     )
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="end the search after so many minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("weight_agnostic"), help="folder of history and network")
     options = parser.parse_args()
@@ -50,35 +51,43 @@ def main() -> None:
     images, labels, test_images, test_labels = split_digits()
     is_digits = options.task == "digits"
     task = Digits(images, labels, options.batches, 1000) if is_digits else SwingUp(episodes=3)
-    started = time.process_time()
-    with (options.output / f"{options.task}.csv").open("w", newline="") as file:
-        history = csv.writer(file, lineterminator="\n")
-        history.writerow(["generation", "best_mean", "best_at_one_value", "median_mean", "connections_of_best"])
-
-        def watch(generation: int, rewards: np.ndarray, population: list[Genome]) -> None:
-            means = rewards.mean(axis=1)
-            numbers = [means.max(), rewards.max(), np.median(means)]
-            best = population[int(means.argmax())].connections
-            history.writerow([generation, *(f"{number:.6g}" for number in numbers), best])
-            if generation % max(1, settings.generations // 10) == 0:
-                print(f"generation {generation:,}: best mean reward {means.max():.4g}, {best} connections", flush=True)
-
-        ranked = search(task, settings, options.seed, watch)
-    seconds = time.process_time() - started
-    judged = f"{options.batches} batches of 1,000 images" if is_digits else f"{task.episodes} episodes at each value"
-    print(f"{options.task}: {settings}, {judged}, seed {options.seed}, {seconds:.0f} s of one core")
+    last = run(task, settings, options)
     rng = np.random.default_rng([options.seed, 1])
     if is_digits:
-        best = max(ranked, key=lambda one: -cross_entropy(compute_outputs(one, images.T, VALUES), labels).mean())
+        best = max(last.ranked, key=lambda one: -cross_entropy(compute_outputs(one, images.T, VALUES), labels).mean())
         describe(best)
         report_digits(best, images.T, labels, test_images.T, test_labels, rng)
     else:
-        best = ranked[int(SwingUp(CHOICE).reward(ranked, VALUES, rng).mean(axis=1).argmax())]
+        best = last.ranked[int(SwingUp(CHOICE).reward(last.ranked, VALUES, rng).mean(axis=1).argmax())]
         describe(best)
         report_swing_up(best, rng)
     path = options.output / f"{options.task}.json"
     path.write_text(json.dumps(best.to_json()))
     print(f"wrote {path} and {path.with_suffix('.csv').name}")
+
+
+def run(task: SwingUp | Digits, settings: Settings, options: argparse.Namespace) -> Generation:
+    """Search, write down what each generation reached, and return the last one."""
+    started, ends = time.process_time(), time.monotonic() + 60 * options.minutes
+    with (options.output / f"{options.task}.csv").open("w", newline="") as file:
+        history = csv.writer(file, lineterminator="\n")
+        history.writerow(["generation", "best_mean", "best_at_one_value", "median_mean", "connections_of_best"])
+        for generation in search(task, settings, options.seed):
+            means = generation.rewards.mean(axis=1)
+            best = generation.ranked[int(means.argmax())].connections
+            numbers = (means.max(), generation.rewards.max(), np.median(means))
+            history.writerow([generation.number, *(f"{number:.6g}" for number in numbers), best])
+            if generation.number % max(1, settings.generations // 16) == 0:
+                print(f"generation {generation.number:,}: best mean reward {means.max():.4g}", flush=True)
+            if time.monotonic() > ends:
+                break
+    judged = f"{options.batches} batches of 1,000 images" if options.task == "digits" else f"{task.episodes} episodes"
+    print(
+        f"{options.task}: {settings.population} networks, {generation.number:,} generations of "
+        f"{settings.generations:,}, "
+        f"{judged}, seed {options.seed}, {time.process_time() - started:.0f} s of one core"
+    )
+    return generation
 
 
 def split_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -290,9 +290,9 @@ def test_a_search_gets_better_and_its_seed_decides_it() -> None:
     settings = Settings(population=24, generations=30, elite=0.2, tournament=4, enabled=0.2)
 
     def best(seed: int) -> tuple[list[float], list[dict[str, Any]]]:
-        seen: list[float] = []
-        last = search(Digits(images, labels, 2, 100), settings, seed, lambda g, r, p: seen.append(r.mean(axis=1).max()))
-        return seen, [one.to_json() for one in last]
+        seen = list(search(Digits(images, labels, 2, 100), settings, seed))
+        assert [one.number for one in seen] == list(range(1, 31))
+        return [one.rewards.mean(axis=1).max() for one in seen], [one.to_json() for one in seen[-1].ranked]
 
     first, networks = best(1)
     assert len(first) == 30

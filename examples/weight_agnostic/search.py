@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,27 +54,38 @@ class Settings:
     by_connections: float = 0.8
 
 
-def search(
-    task: Task, settings: Settings, seed: int, watch: Callable[[int, np.ndarray, list[Genome]], None]
-) -> list[Genome]:
-    """Search for networks; return the last generation that was ranked, the best first.
+@dataclass(frozen=True)
+class Generation:
+    """One generation.
+
+    Attributes:
+        number: Its number, from 1.
+        ranked: Its networks, the best first.
+        rewards: Their rewards, (networks, values).
+    """
+
+    number: int
+    ranked: list[Genome]
+    rewards: np.ndarray
+
+
+def search(task: Task, settings: Settings, seed: int) -> Iterator[Generation]:
+    """Search for networks, and give one generation after the other. Whoever takes no more of them ends the search.
 
     Args:
         task: What networks are ranked by.
         settings: How the search goes.
         seed: Decides all that is random.
-        watch: Called in every generation with its number, the rewards (networks, values), and the networks.
     """
     rng = np.random.default_rng(seed)
     population = [make_genome(task.inputs, task.outputs, settings.enabled, rng) for _ in range(settings.population)]
-    for generation in range(1, settings.generations + 1):
+    for number in range(1, settings.generations + 1):
         rewards = task.reward(population, VALUES, rng)
-        watch(generation, rewards, population)
         second = rank_by_second(rewards, population, by_connections=rng.random() < settings.by_connections)
-        ranked = [population[place] for place in rank(np.stack([rewards.mean(axis=1), second], axis=1))]
-        if generation < settings.generations:
-            population = breed(ranked, settings, task.activations, rng)
-    return ranked
+        order = rank(np.stack([rewards.mean(axis=1), second], axis=1))
+        ranked = [population[place] for place in order]
+        yield Generation(number, ranked, rewards[order])
+        population = breed(ranked, settings, task.activations, rng)
 
 
 def rank_by_second(rewards: np.ndarray, genomes: Sequence[Genome], by_connections: bool) -> np.ndarray:
