@@ -50,9 +50,19 @@ def blocks(page: str, language: str) -> list[str]:
         ("docs/losses.md", nullcontext),
         ("docs/training.md", nullcontext),
         ("docs/k_winners.md", nullcontext),
+        ("docs/shared_weight.md", nullcontext),
         pytest.param("docs/experiments.md", nullcontext, marks=pytest.mark.slow),
     ],
-    ids=["README", "README, exported by processes", "guide", "losses", "training", "k_winners", "experiments"],
+    ids=[
+        "README",
+        "README, exported by processes",
+        "guide",
+        "losses",
+        "training",
+        "k_winners",
+        "shared_weight",
+        "experiments",
+    ],
 )
 def test_code_of_pages_runs(
     page: str, scripts: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -321,12 +321,18 @@ def test_layers_that_compute_with_other_weights_are_refused() -> None:
         tpi.shared_weight(model, points(), masks)
 
 
-def test_no_gradient_is_an_error(K) -> None:
+def test_tuning_starts_where_there_is_a_gradient(K) -> None:
+    """Negative weights of positive inputs are nothing behind ReLU: all outputs are 0, and all are of class 0."""
     model = K.Sequential([K.Input((6,)), K.layers.Dense(4, activation="relu", name="a"), K.layers.Dense(3, name="b")])
     model.compile("sgd", K.losses.SparseCategoricalCrossentropy(from_logits=True))
-    x, y = points()
-    with pytest.raises(ScoreError, match="No gradient"):
-        tpi.shared_weight(model, (abs(x), y), masks_of(model), values=(-1,), tune=True, steps=3)
+    x, y = abs(points()[0]), np.zeros(150, int)
+    with pytest.raises(ScoreError, match="it is 0 at each of -1"):
+        tpi.shared_weight(model, (x, y), masks_of(model), values=(-1,), tune=True, steps=3)
+    masks = tpi.Masks({"a/kernel": np.ones((6, 4), bool), "b/kernel": np.array([[False, True, True]] * 4)})
+    found = tpi.shared_weight(model, (x, y), masks, values=(-1, 0.5), tune=True, steps=3)
+    assert found.accuracies == (1.0, 0.0)
+    assert found.best.value == -1
+    assert 0.4 < found.tuned.value < 0.5
 
 
 def test_the_figure_draws_what_was_measured() -> None:

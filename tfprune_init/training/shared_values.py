@@ -79,7 +79,7 @@ class SharedWeights:
     @property
     def best(self) -> SharedValue:
         """The value with the most examples right on what values are chosen by, then the least loss, then the first."""
-        return choose_best(self.swept)
+        return rank_values(self.swept)[0]
 
     @property
     def ensemble_accuracy(self) -> float | None:
@@ -127,9 +127,9 @@ class SharedWeights:
         return text.getvalue()
 
 
-def choose_best(swept: tuple[SharedValue, ...]) -> SharedValue:
-    """Return the value with the most examples right, then the least loss, then the first."""
-    return min(swept, key=lambda one: (-(one.chosen_by.right or 0), one.chosen_by.metrics["loss"]))
+def rank_values(swept: tuple[SharedValue, ...]) -> list[SharedValue]:
+    """Return the values from best to worst: the most examples right, then the least loss, then the first."""
+    return sorted(swept, key=lambda one: (-(one.chosen_by.right or 0), one.chosen_by.metrics["loss"]))
 
 
 def count_votes(classes: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from tfprune_init.errors import ModelError, OptionError, ReplicaError, ScoreErro
 from tfprune_init.masks import Masks
 from tfprune_init.scoring.masked_model import label_errors
 from tfprune_init.training.shared_kernels import SharedKernels
-from tfprune_init.training.shared_values import Measurement, SharedValue, SharedWeights, choose_best, count_votes
+from tfprune_init.training.shared_values import Measurement, SharedValue, SharedWeights, count_votes, rank_values
 
 SHARED_VALUES = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
 """The values of the paper."""
@@ -61,8 +61,9 @@ def shared_weight(
             masks name share the weight anyway.
         train: What to choose values by, and to tune on, in the forms of `data`; `data` itself by default. The best
             value is then the one that fits best what it is measured on.
-        tune: Whether to train the value too, from the best one on, by gradient descent: Adam, with the loss that the
-            model is compiled with, and the batches of `train` in their order, over and over.
+        tune: Whether to train the value too, by gradient descent: Adam, with the loss that the model is compiled with,
+            and the batches of `train` in their order, over and over. It starts from the best value at which the loss of
+            the first batch has a gradient.
         steps: Steps of tuning; 100 by default.
         learning_rate: Learning rate of tuning; 0.01 by default.
 
@@ -77,7 +78,7 @@ def shared_weight(
         EnforcementError: If weights are frozen, or a layer computes with others than its variables (LoRA).
         ModelError: If the model is not compiled with a loss, or a loss or an output is NaN or Inf.
         ReplicaError: If the model lives on several replicas.
-        ScoreError: If no gradient reaches the shared weight.
+        ScoreError: If no gradient reaches the shared weight at any of the values, or one is NaN or Inf.
         DataError: If the data is no batched dataset or arrays, or empty.
 
     References:
@@ -113,8 +114,9 @@ def shared_weight(
             right = sweep.count_ensemble()
             tuned = None
             if tuning is not None:
-                start = choose_best(swept).value
-                tuned = sweep.measure(_tune(model, kernels, measuring if choosing is None else choosing, start, tuning))
+                starts = [one.value for one in rank_values(swept)]
+                end = _tune(model, kernels, measuring if choosing is None else choosing, starts, tuning)
+                tuned = sweep.measure(end)
         finally:
             model.reset_metrics()
     return SharedWeights(swept, tuned, right, kernels.kept, kernels.others)
@@ -227,8 +229,8 @@ def _check_compiled(model: Model) -> None:
         )
 
 
-def _tune(model: Model, kernels: SharedKernels, data: Any, start: float, tuning: tuple[int, float]) -> float:
-    """Train the shared weight alone, and return its last value."""
+def _tune(model: Model, kernels: SharedKernels, data: Any, starts: list[float], tuning: tuple[int, float]) -> float:
+    """Train the shared weight alone, from the first of several values that has a gradient; return its last value."""
     steps, learning_rate = tuning
     loss = make_loss(model, None)
     batches = Batches(data)
@@ -240,25 +242,26 @@ def _tune(model: Model, kernels: SharedKernels, data: Any, start: float, tuning:
             value = loss.judge(x, y, sample_weight, False)
         return value, kernels.add_up(tape.gradient(value, kernels.tensors))
 
+    def find_gradient(weight: float, batch: Batch) -> float:
+        kernels.write(weight)
+        with label_errors(batch, loss.advice):
+            value, gradient = map(float, differentiate(batch.x, batch.y, batch.sample_weight))
+        if not np.isfinite([value, gradient]).all():
+            raise ScoreError(
+                f"Loss or gradient of the shared weight is NaN or Inf at {weight:g}, on batch {batch.number}. Take a "
+                "smaller learning_rate=, or smaller values."
+            )
+        return gradient
+
+    start = next((value for value in starts if find_gradient(value, batches.peek()) != 0.0), None)
+    if start is None:
+        raise ScoreError(
+            f"No gradient reaches the shared weight of model {model.name!r} on batch 1: it is 0 at each of "
+            f"{', '.join(f'{value:g}' for value in starts)}. The masks may let no signal through. Sweep without "
+            "tune=True."
+        )
     weight = keras.Variable(start, dtype="float64")
     optimizer = keras.optimizers.Adam(learning_rate)
-    moved = False
-    kernels.write(start)
-    for step in range(1, steps + 1):
-        batch: Batch = batches.take(1)[0]
-        with label_errors(batch, loss.advice):
-            value, gradient = differentiate(batch.x, batch.y, batch.sample_weight)
-        if not np.isfinite(float(value)) or not np.isfinite(float(gradient)):
-            raise ScoreError(
-                f"Loss or gradient of the shared weight is NaN or Inf in step {step} of its tuning, at "
-                f"{float(weight):g}, on batch {batch.number}. Take a smaller learning_rate=."
-            )
-        moved = moved or float(gradient) != 0.0
-        optimizer.apply([gradient], [weight])
-        kernels.write(float(weight))
-    if not moved:
-        raise ScoreError(
-            f"No gradient reaches the shared weight of model {model.name!r}: it was 0 in each of {steps} steps from "
-            f"{start:g} on. The masks may let no signal through. Sweep without tune=True."
-        )
+    for batch in (batches.take(1)[0] for _ in range(steps)):
+        optimizer.apply([tf.constant(find_gradient(float(weight), batch), tf.float64)], [weight])
     return float(weight)
