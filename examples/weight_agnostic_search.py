@@ -38,19 +38,19 @@ def main() -> None:
     parser.add_argument("task", choices=SETTINGS)
     parser.add_argument("--generations", type=int, help="default: as in the paper's repository, 1024 or 2048")
     parser.add_argument("--population", type=int, help="default: as in the paper's repository")
-    parser.add_argument(
-        "--batches", type=int, default=4, help="batches of 1,000 images that judge a generation (digits)"
-    )
+    parser.add_argument("--batches", type=int, help="batches of 1,000 images that judge a generation of digits; 4")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="end the search after so many minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("weight_agnostic"), help="folder of history and network")
     options = parser.parse_args()
     given = {name: getattr(options, name) for name in ("generations", "population") if getattr(options, name)}
     settings = replace(SETTINGS[options.task], **given)
+    is_digits = options.task == "digits"
+    if options.batches and not is_digits:
+        parser.error(f"--batches is for digits. Received: --batches {options.batches} for {options.task}.")
     options.output.mkdir(parents=True, exist_ok=True)
     images, labels, test_images, test_labels = split_digits()
-    is_digits = options.task == "digits"
-    task = Digits(images, labels, options.batches, 1000) if is_digits else SwingUp(episodes=3)
+    task = Digits(images, labels, options.batches or 4, 1000) if is_digits else SwingUp(episodes=3)
     last = run(task, settings, options)
     rng = np.random.default_rng([options.seed, 1])
     if is_digits:
@@ -81,7 +81,7 @@ def run(task: SwingUp | Digits, settings: Settings, options: argparse.Namespace)
                 print(f"generation {generation.number:,}: best mean reward {means.max():.4g}", flush=True)
             if time.monotonic() > ends:
                 break
-    judged = f"{options.batches} batches of 1,000 images" if options.task == "digits" else f"{task.episodes} episodes"
+    judged = f"{task.batches} batches" if isinstance(task, Digits) else f"{task.episodes} episodes"
     print(
         f"{options.task}: {settings.population} networks, {generation.number:,} generations of "
         f"{settings.generations:,}, "

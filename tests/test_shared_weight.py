@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from model_kinds import KERAS, build, state
 from model_kinds import data as images
@@ -16,7 +17,7 @@ from tiers import rows
 from training import Policy
 
 import tfprune_init as tpi
-from tfprune_init.errors import EnforcementError, MaskMismatchError, ModelError, OptionError, ScoreError
+from tfprune_init.errors import DataError, EnforcementError, MaskMismatchError, ModelError, OptionError, ScoreError
 from tfprune_init.training.shared_values import count_votes
 
 VALUES = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
@@ -241,6 +242,15 @@ def test_one_hot_labels_count_as_classes(K) -> None:
     assert one_hot.ensemble_right == sparse.ensemble_right
 
 
+def test_data_in_another_order_each_time_has_no_votes() -> None:
+    model = network(keras)
+    shuffled = tf.data.Dataset.from_tensor_slices(points()).shuffle(150, seed=1)
+    with pytest.raises(DataError, match="another order"):
+        tpi.shared_weight(model, shuffled.batch(50), masks_of(model))
+    found = tpi.shared_weight(model, points(), masks_of(model), train=shuffled.batch(50))
+    assert [one.chosen_by.right for one in found.swept] == [one.measured.right for one in found.swept]
+
+
 def test_votes() -> None:
     assert count_votes(np.array([[3, 0, 1], [3, 2, 1], [0, 2, 0], [0, 1, 0]])).tolist() == [0, 2, 0]
 
@@ -302,6 +312,8 @@ def test_models_that_cannot_be_measured_are_refused_by_name(K) -> None:
         tpi.shared_weight(model, points(), tpi.Masks({"tail/kernel": [True]}))
     with pytest.raises(ModelError, match="labels or inputs do not suit"):
         tpi.shared_weight(model, (points()[0], np.ones((150, 7, 7), "float32")), masks)
+    with pytest.raises(DataError, match="empty"):
+        tpi.shared_weight(model, tf.data.Dataset.from_tensor_slices(points()).take(0).batch(8), masks)
     tpi.freeze(model, masks, tpi.copy_weights(model))
     with pytest.raises(EnforcementError, match="unfreeze"):
         tpi.shared_weight(model, points(), masks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,6 +48,26 @@ _IN_PLACE: dict[str, Callable[[np.ndarray], object]] = {
     "cos": _cos,
 }
 _FUNCTIONS = [_IN_PLACE[name] for name in ACTIVATIONS]
+
+
+class _Stage(NamedTuple):
+    """Nodes that are computed together.
+
+    Attributes:
+        values: Their values, (nodes, lanes).
+        edges: Which connections go to them, in the order of all connections.
+        sources: Row that each of these comes from.
+        starts: Place of the first connection of each node among these.
+        gathered: What the connections carry, (connections, lanes).
+        parts: Activations, and the values that each of them is for.
+    """
+
+    values: np.ndarray
+    edges: slice
+    sources: np.ndarray
+    starts: np.ndarray
+    gathered: np.ndarray
+    parts: list[tuple[Callable[[np.ndarray], object], np.ndarray]]
 
 
 class Networks:
@@ -103,13 +124,13 @@ class Networks:
         Returns:
             An array (networks, outputs, lanes) that the next run overwrites.
         """
-        for stage, edges, sources, starts, gathered, parts in self._stages:
+        for values, edges, sources, starts, gathered, parts in self._stages:
             np.take(self._values, sources, axis=0, out=gathered, mode="clip")
             if weights.ndim == 2:
                 np.multiply(gathered, weights[edges], out=gathered)
-            np.add.reduceat(gathered, starts, axis=0, out=stage)
+            np.add.reduceat(gathered, starts, axis=0, out=values)
             if weights.ndim == 1:
-                np.multiply(stage, weights, out=stage)
+                np.multiply(values, weights, out=values)
             for function, part in parts:
                 function(part)
         return self._outputs
@@ -129,14 +150,15 @@ class Networks:
         order = np.argsort(targets, kind="stable")
         return sources[order], targets[order]
 
-    def _make_stage(self, start: int, stop: int, sources: np.ndarray, targets: np.ndarray, kinds: np.ndarray) -> tuple:
+    def _make_stage(self, start: int, stop: int, sources: np.ndarray, targets: np.ndarray, kinds: np.ndarray) -> _Stage:
+        """Return the nodes of some rows, which have activations of these kinds."""
         first, last = np.searchsorted(targets, (start, stop))
-        stage = self._values[start:stop]
+        values = self._values[start:stop]
         starts = np.searchsorted(targets[first:last], np.arange(start, stop))
         cuts = [0, *(np.flatnonzero(np.diff(kinds)) + 1), len(kinds)]
-        parts = [(_FUNCTIONS[kinds[a]], stage[a:b]) for a, b in pairwise(cuts)]
-        gathered = np.empty((last - first, stage.shape[1]))
-        return stage, slice(first, last), sources[first:last].copy(), starts, gathered, parts
+        parts = [(_FUNCTIONS[kinds[a]], values[a:b]) for a, b in pairwise(cuts)]
+        gathered = np.empty((last - first, values.shape[1]))
+        return _Stage(values, slice(first, last), sources[first:last].copy(), starts, gathered, parts)
 
 
 def compute_outputs(genome: Genome, inputs: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -104,11 +104,12 @@ class Digits:
     activations = tuple(place for place, name in enumerate(ACTIVATIONS) if name != "step")
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, batches: int, size: int):
-        self._images, self._labels, self._batches, self._size = images, labels, batches, size
+        self._images, self._labels, self._size = images, labels, size
+        self.batches = batches
 
     def reward(self, genomes: Sequence[Genome], values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return minus the mean cross-entropy, (networks, values)."""
-        draws = [rng.choice(len(self._images), self._size, replace=False) for _ in range(self._batches)]
+        draws = [rng.choice(len(self._images), self._size, replace=False) for _ in range(self.batches)]
         chosen = np.concatenate(draws)
         images, labels = np.ascontiguousarray(self._images[chosen].T), self._labels[chosen]
         return np.array([-cross_entropy(compute_outputs(genome, images, values), labels) for genome in genomes])

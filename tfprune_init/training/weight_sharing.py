@@ -18,7 +18,7 @@ from tfprune_init.backend.protocols import Model
 from tfprune_init.backend.replicas import find_replicas
 from tfprune_init.backend.trainer import has_compile_settings
 from tfprune_init.checks import check_integer, check_number
-from tfprune_init.errors import ModelError, OptionError, ReplicaError, ScoreError
+from tfprune_init.errors import DataError, ModelError, OptionError, ReplicaError, ScoreError
 from tfprune_init.masks import Masks
 from tfprune_init.scoring.masked_model import label_errors
 from tfprune_init.training.shared_kernels import SharedKernels
@@ -79,7 +79,7 @@ def shared_weight(
         ModelError: If the model is not compiled with a loss, or a loss or an output is NaN or Inf.
         ReplicaError: If the model lives on several replicas.
         ScoreError: If no gradient reaches the shared weight at any of the values, or one is NaN or Inf.
-        DataError: If the data is no batched dataset or arrays, or empty.
+        DataError: If the data is no batched dataset or arrays, is empty, or comes in another order at each walk.
 
     References:
         Gaier & Ha, Weight Agnostic Neural Networks, NeurIPS 2019: their search looks for networks that work at all
@@ -134,7 +134,13 @@ class _Sweep:
     def measure(self, value: float) -> SharedValue:
         """Measure the network at one value."""
         self._kernels.write(value)
-        measured, classes, self._labels = self._look(value, self._data)
+        measured, classes, labels = self._look(value, self._data)
+        if self._labels is not None and not np.array_equal(self._labels, labels):
+            raise DataError(
+                "The examples come in another order at each walk, so votes could not be counted. Shuffle with "
+                "reshuffle_each_iteration=False, or not at all."
+            )
+        self._labels = labels
         self._votes += [] if classes is None else [classes]
         return SharedValue(value, measured, measured if self._train is None else self._look(value, self._train)[0])
 
@@ -153,10 +159,12 @@ class _Sweep:
             if not all(np.isfinite(leaf).all() for leaf in tf.nest.flatten(outputs)):
                 raise ModelError(
                     f"With all weights {value:g}, outputs of model {self._model.name!r} for batch {number} are NaN or "
-                    "Inf. Leave the value out, or take a smaller one."
+                    "Inf. Leave the value out, take a smaller one, or look for NaN in the data."
                 )
             examples += int(tf.nest.flatten(x)[0].shape[0])
             read.append(_read_classes(outputs, y))
+        if not read:
+            raise DataError("The dataset is empty: it gave no batch to measure on. Check its source and its filters.")
         metrics = self._evaluate(value, data)
         classes = [one for one in read if one is not None]
         if not classes or len(classes) < len(read):
