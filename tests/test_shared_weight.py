@@ -353,8 +353,9 @@ def test_the_figure_draws_what_was_measured() -> None:
     figure = tpi.plots.shared_weight({"random": found}, title="a title")
     FigureCanvasAgg(figure).draw()
     curve, vote, star = figure.axes[0].lines
-    np.testing.assert_array_equal(curve.get_xdata(), [-2, 0.5, 2])
-    np.testing.assert_allclose(curve.get_ydata(), [100 * found.accuracies[place] for place in (1, 2, 0)])
+    np.testing.assert_array_equal(curve.get_xdata(), [-2, 0, 0.5, 2])
+    first, *others = (100 * found.accuracies[place] for place in (1, 2, 0))
+    np.testing.assert_allclose(curve.get_ydata(), [first, np.nan, *others])
     assert vote.get_ydata()[0] == 100 * found.ensemble_accuracy
     assert star.get_xdata()[0] == found.tuned.value
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,8 @@ def shared_weight(results: Any, *, title: str | None = None) -> Figure:
         title: Title of the figure; "One weight for all connections" by default.
 
     Returns:
-        A figure with a line for each network. A dotted line of the same color is the vote of all its values, and a
-        star the value that was tuned.
+        A figure with a line for each network, broken at 0, where there is no network. A dotted line of the same color
+        is the vote of all its values, and a star the value that was tuned.
 
     Raises:
         OptionError: If there is no result, or one has no accuracies.
@@ -46,14 +47,14 @@ def shared_weight(results: Any, *, title: str | None = None) -> Figure:
             raise OptionError(
                 f"{label!r} has no accuracies: its model does not tell classes apart. Read result.to_csv() instead."
             )
-        color, marker, line = get_look(number)
-        points = sorted(zip(result.values, result.accuracies, strict=True))
+        color, marker, _ = get_look(number)
+        points = sorted([(0.0, math.nan), *zip(result.values, result.accuracies, strict=True)])
         axes.plot(
-            *zip(*((value, 100 * accuracy) for value, accuracy in points), strict=True),
+            [value for value, _ in points],
+            [100 * accuracy for _, accuracy in points],
             label=label,
             color=color,
             marker=marker,
-            linestyle=line,
             markersize=4,
             linewidth=1.2,
         )
