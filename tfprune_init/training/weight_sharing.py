@@ -135,7 +135,7 @@ class _Sweep:
         """Measure the network at one value."""
         self._kernels.write(value)
         measured, classes, labels = self._look(value, self._data)
-        if self._labels is not None and not np.array_equal(self._labels, labels):
+        if self._labels is not None and (labels is None or not np.array_equal(self._labels, labels)):
             raise DataError(
                 "The examples come in another order at each walk, so votes could not be counted. Shuffle with "
                 "reshuffle_each_iteration=False, or not at all."
