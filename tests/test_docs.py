@@ -51,6 +51,7 @@ def blocks(page: str, language: str) -> list[str]:
         ("docs/training.md", nullcontext),
         ("docs/k_winners.md", nullcontext),
         ("docs/layer_robustness.md", nullcontext),
+        ("docs/shared_weight.md", nullcontext),
         pytest.param("docs/experiments.md", nullcontext, marks=pytest.mark.slow),
     ],
     ids=[
@@ -61,6 +62,7 @@ def blocks(page: str, language: str) -> list[str]:
         "training",
         "k_winners",
         "layer_robustness",
+        "shared_weight",
         "experiments",
     ],
 )

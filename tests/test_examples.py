@@ -269,3 +269,37 @@ def test_k_winners(tmp_path: Path) -> None:
         assert right[0] > 0.85 * 360
         assert right[0] > right[-1]
         assert table[-1][column] == f"{sum(right):,} of 3,960"
+
+
+def test_shared_weight(tmp_path: Path) -> None:
+    out = example("shared_weight", tmp_path, "--seeds", "1", "--methods", "snip", "random")
+    table = [[cell.strip() for cell in line.split("│")[1:-1]] for line in rows(out)]
+    assert [row[0] for row in table[:6]] == [f"all weights {value}" for value in ("-2", "-1", "-0.5", "0.5", "1", "2")]
+    for signs in ("equal", "present"):
+        assert is_picture(tmp_path / "shared_weight" / f"{signs}.png")
+        header, *lines = (tmp_path / "shared_weight" / f"snip_{signs}_seed0.csv").read_text().splitlines()
+        assert header == "kind,value,loss,right,examples,train_loss,train_right,train_examples"
+        rights = [int(line.split(",")[3]) for line in lines]
+        shown = [float(row[1].split()[0]) for row in (table[:11] if signs == "equal" else table[11:])][:6]
+        assert shown == [pytest.approx(right / 3.6, abs=0.051) for right in rights[:6]]
+        assert len(lines) == 7
+
+
+@pytest.mark.parametrize("task", ["swing_up", "digits"])
+def test_the_search_for_weight_agnostic_networks(task: str, tmp_path: Path) -> None:
+    asked = (
+        "--generations",
+        "4",
+        "--population",
+        "16",
+        "--seed",
+        "3",
+        *(("--batches", "1") if task == "digits" else ()),
+    )
+    out = example("weight_agnostic_search", tmp_path, task, *asked)
+    assert f"{task}: 16 networks, 4 generations of 4" in out
+    saved = json.loads((tmp_path / "weight_agnostic" / f"{task}.json").read_text())
+    assert (saved["inputs"], saved["outputs"]) == ((65, 10) if task == "digits" else (6, 1))
+    history = (tmp_path / "weight_agnostic" / f"{task}.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in history] == ["generation", "1", "2", "3", "4"]
+    assert "one tuned weight" in out

@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from tfprune_init.scoring.training_criteria import register_training_criterion
     from tfprune_init.selection import Budget, register_allocation, register_granularity
     from tfprune_init.training import KeepCheckpoints, run
+    from tfprune_init.training.shared_values import SharedWeights
     from tfprune_init.training.trained_masks import find_masks_from_training
+    from tfprune_init.training.weight_sharing import shared_weight
 
 __all__ = [
     "Budget",
@@ -64,6 +66,7 @@ __all__ = [
     "PruningError",
     "PruningReport",
     "Results",
+    "SharedWeights",
     "TensorBoardSparsity",
     "__version__",
     "attach",
@@ -97,6 +100,7 @@ __all__ = [
     "run",
     "run_noise_test",
     "score",
+    "shared_weight",
     "strip",
     "tfmot",
     "training",
@@ -127,7 +131,9 @@ _HOMES = {
     "training": ("KeepCheckpoints", "run"),
     "scoring.training_criteria": ("register_training_criterion",),
     "selection": ("Budget", "register_allocation", "register_granularity"),
+    "training.shared_values": ("SharedWeights",),
     "training.trained_masks": ("find_masks_from_training",),
+    "training.weight_sharing": ("shared_weight",),
 }
 _MODULES = ("datasets", "distribute", "errors", "models", "plots", "reports", "tfmot", "training")
 

@@ -17,6 +17,7 @@ from tfprune_init.plots.objective import objective_curve
 from tfprune_init.plots.robustness import layer_robustness
 from tfprune_init.plots.steps import steps_curve
 from tfprune_init.plots.training_cost import cost_curve
+from tfprune_init.plots.weight_sweep import shared_weight
 from tfprune_init.plots.weights import weight_histograms
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "objective_curve",
     "overlap",
     "plots",
+    "shared_weight",
     "steps_curve",
     "weight_histograms",
 ]
