@@ -131,7 +131,21 @@ def test_accuracy_against_sparsity(tmp_path: Path) -> None:
     for run in results:
         assert run.status == "collapsed" or run.kept == (run.size if run.label == "dense" else kept(run))
         assert run.accuracy is None or f"{100 * run.accuracy:.1f}" in out
-    assert is_picture(tmp_path / "accuracy_sparsity" / "accuracy_sparsity.png")
+    for name in ("accuracy_sparsity", "cost_90", "cost_99"):
+        assert is_picture(tmp_path / "accuracy_sparsity" / f"{name}.png")
+
+
+def test_accuracy_of_methods_that_train(tmp_path: Path) -> None:
+    methods = ("dynamic_pruning:every=2", "lottery_ticket:rate=0.5,rewind=weights")
+    asked = ("--methods", *methods, "--sparsities", "0.75", "--epochs", "1", "--seeds", "1")
+    example("accuracy_sparsity", tmp_path, *asked)
+    results = tpi.Results.load(tmp_path / "accuracy_sparsity")
+    assert [(run.method, run.options, run.training_steps) for run in results] == [
+        ("dense", {}, 12),
+        ("dynamic_pruning", {"every": 2}, 12),
+        ("lottery_ticket", {"rate": 0.5, "rewind": "weights"}, 36),
+    ]
+    assert {run.kept for run in results[1:]} == {50_200 // 4}
 
 
 def kept(run: Run) -> int:
@@ -173,23 +187,6 @@ def test_lottery_tickets(tmp_path: Path) -> None:
     assert all(float(cell[7]) == float(cell[5]) for cell in cells if cell[6] == "24")
     assert "step of the smallest test loss, looked at every 2 steps" in out
     assert is_picture(tmp_path / "lottery_tickets" / "tickets.png")
-
-
-def test_dynamic_pruning(tmp_path: Path) -> None:
-    asked = ("--dataset", "digits", "--steps", "8", "--seeds", "1", "--methods", "DPF", "random", "--sparsities", "0.9")
-    out = example("dynamic_pruning", tmp_path, *asked)
-    results = sorted((tmp_path / "dynamic_pruning").glob("*/result.json"))
-    assert [file.parent.name for file in results] == ["digits_DPF_0.9_8_0", "digits_random_0.9_8_0"]
-    # 270,896 weights of images of three channels, 288 fewer in the stem.
-    dynamic, fixed = (json.loads(file.read_text()) for file in results)
-    assert dynamic["kept"] == fixed["kept"] == (270_896 - 288) // 10
-    assert dynamic["multiply_adds"] > fixed["multiply_adds"]
-    for one in (dynamic, fixed):
-        assert f"{100 * one['accuracy']:.2f}" in out
-    assert is_picture(tmp_path / "dynamic_pruning" / "accuracy.png")
-    before = [file.stat().st_mtime_ns for file in results]
-    assert example("dynamic_pruning", tmp_path, *asked) == out
-    assert [file.stat().st_mtime_ns for file in results] == before
 
 
 def test_layer_robustness(tmp_path: Path) -> None:
