@@ -27,6 +27,7 @@ from tfprune_init.progress import is_progress_shown, track
 from tfprune_init.selection import Budget
 from tfprune_init.selection.budget import parse_sparsity
 from tfprune_init.training.cost import TrainingCost
+from tfprune_init.training.dropout_rates import DropoutRates
 from tfprune_init.training.events import Event, Prune, Train, flatten
 from tfprune_init.training.feed import Feed
 from tfprune_init.training.inputs import ExperimentData, check_callable, make_model, model_fingerprint, prepare_data
@@ -139,6 +140,7 @@ class ProcedureRun:
     Attributes:
         state: Where it is.
         density: Share that stays in the end; 1 where it is not known.
+        dropout_rates: Rates of Dropout that follow the masks; None where they stay as they are.
     """
 
     def __init__(
@@ -151,6 +153,8 @@ class ProcedureRun:
         self.budget = budget
         self.density = Fraction(1) if sparsity is None else 1 - parse_sparsity(sparsity)
         self.state = RunState()
+        self.state.follow_names(model)
+        self.dropout_rates: DropoutRates | None = None
         self._feed = feed
         self._costs = CostModel(model) if compat.is_symbolic(model) else None
         self._variables = find_layer_variables(model)
@@ -164,14 +168,18 @@ class ProcedureRun:
         saved = None if folder is None else load_state(folder, settings)
         if saved is not None:
             self.state, values = saved
-            if self.state.masks is not None:  # Keras may have numbered the layers of this model otherwise
-                self.state.masks = self.state.masks.carried_to(self.model)
+            self.state.follow_names(self.model)
+            if self.state.masks is not None:
                 attach(self.model, self.state.masks)
             self.write_model(values)
+            for event in events[: self.state.done]:
+                event.resume(self)
         for event in track(events[self.state.done :], "run", shown=is_progress_shown(verbose)):
             # What is random in an event does not depend on the events that a resumed run leaves out.
             compat.set_random_seed(int(np.random.SeedSequence([self.seed, self.state.done]).generate_state(1)[0]))
             event.apply(self)
+            if self.dropout_rates is not None:
+                self.dropout_rates.rescale(self.state.masks)
             self.state.done += 1
             if folder is not None:
                 save_state(folder, self.state, self.read_model(), settings)
@@ -259,7 +267,8 @@ def _make_events(
     if isinstance(procedure, str) and procedure in METHODS:
         if density is None and budget is None:
             raise OptionError(f"How much may stay? Give sparsity= or budget= for method {procedure!r}.")
-        return [Prune(procedure, None, options), Train(plan.steps)]
+        left_alone = {name: options.pop(name) for name in ("exclude", "prune_bias") if name in options}
+        return [Prune(procedure, None, options, **left_alone), Train(plan.steps)]
     if isinstance(procedure, str):
         recipe = RECIPES.find(procedure)
         if recipe.decides_sparsity and (density is not None or budget is not None):

@@ -10,8 +10,10 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from tfprune_init.backend.protocols import Model
 from tfprune_init.errors import OptionError
 from tfprune_init.files import atomic_folder, read_npz, write_json
+from tfprune_init.graph.variables import list_variables
 from tfprune_init.masks import Masks
 from tfprune_init.records import check_record
 from tfprune_init.training.cost import TrainingCost
@@ -32,6 +34,7 @@ class _Record(TypedDict):
     history: list[dict[str, Any]]
     snapshots: dict[str, int]
     counts: list[int]
+    paths: list[str]
 
 
 @dataclass
@@ -45,6 +48,7 @@ class RunState:
         snapshots: Step and values of the model's variables, by name.
         cost: What the run has cost so far.
         history: What was measured: dicts with the event, the step, the density and the numbers.
+        paths: Paths of the model's variables in their order, which the masks go by.
     """
 
     done: int = 0
@@ -53,6 +57,15 @@ class RunState:
     snapshots: Snapshots = field(default_factory=dict)
     cost: TrainingCost = field(default_factory=TrainingCost)
     history: list[dict[str, Any]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+
+    def follow_names(self, model: Model) -> None:
+        """Go by the paths of a model that was built anew, as Keras may have numbered its layers otherwise."""
+        paths = [target.path for target in list_variables(model)]
+        if self.masks is not None:
+            names = dict(zip(self.paths, paths, strict=True))
+            self.masks = Masks({names[path]: mask for path, mask in self.masks.items()}, self.masks.collapse)
+        self.paths = paths
 
 
 def save_state(folder: Path, state: RunState, model: Sequence[np.ndarray], settings: str) -> None:
@@ -76,6 +89,7 @@ def save_state(folder: Path, state: RunState, model: Sequence[np.ndarray], setti
         "history": state.history,
         "snapshots": {name: step for name, (step, _) in state.snapshots.items()},
         "counts": [len(values) for _, values in state.snapshots.values()],
+        "paths": state.paths,
     }
     with atomic_folder(folder, replace=True) as part:
         np.savez(part / _ARRAYS, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes them for its own options
@@ -110,4 +124,4 @@ def load_state(folder: Path, settings: str) -> tuple[RunState, list[np.ndarray]]
             f"The folder {folder} holds another run: other events, data, model, seed or sparsity. Use another folder. "
             f"Received: {settings[:12]}; there: {record['settings'][:12]}."
         )
-    return RunState(record["done"], record["step"], masks, snapshots, cost, record["history"]), model
+    return RunState(record["done"], record["step"], masks, snapshots, cost, record["history"], record["paths"]), model
