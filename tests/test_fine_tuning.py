@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import keras
+import model_kinds
 import numpy as np
 import pytest
 import tf_keras
-from test_training import DATA, Look
+from test_training import DATA, Look, interrupting, same
 from test_training import build as build_with_dropout
 
 import tfprune_init as tpi
-from tfprune_init.errors import ModelError, NetworkCollapseError, OptionError, PruningError, ScoreError
+from tfprune_init.errors import (
+    DataError,
+    EnforcementError,
+    ModelError,
+    NetworkCollapseError,
+    OptionError,
+    PruningError,
+    ScoreError,
+)
 from tfprune_init.graph.unit_makers import UnitMakers
+from tfprune_init.graph.variables import find_prunable_variables
 from tfprune_init.training import (
+    RECIPES,
     Event,
     Prune,
     PruneByThreshold,
     RescaleDropout,
     Rewind,
+    RunPlan,
+    ShuffleMasks,
     Snapshot,
     Train,
 )
 from tfprune_init.training.dropout_rates import DropoutRates
+from tfprune_init.training.sensitivity import SensitivityPoint, SensitivityScan
 from tfprune_init.training.thresholds import count_above_threshold
 
 BOTH = pytest.mark.parametrize("K", [keras, tf_keras], ids=["keras", "tf_keras"])
@@ -377,3 +393,291 @@ def test_a_second_event_must_leave_the_same_layers_alone() -> None:
     with pytest.raises(OptionError, match="same exclude="):
         run(events, build_with_dropout)
     run(events[:2], build_with_dropout)
+
+
+@BOTH
+def test_rates_follow_every_pruning_whatever_a_run_goes_on_from(K: Any, tmp_path: Path) -> None:
+    """Stopped between and in the middle of events, with a second pruning that judges by losses under Dropout."""
+    half = Fraction(1, 2)
+    events = [
+        *(Train(2), Prune("magnitude", half), RescaleDropout(), Train(steps=1)),
+        *(Prune("snip", half**2), Train(steps=2, learning_rate_scale=0.5), ShuffleMasks()),
+    ]
+
+    def build(seed: int) -> Any:
+        return build_with_dropout(seed, K)
+
+    whole = run(events, build)
+    kept = {mask.shape: mask.mean() for mask in whole.masks.values()}[6, 16]
+    assert whole.model.layers[2].rate == pytest.approx(0.2 * math.sqrt(kept), rel=1e-12)
+    assert kept < 0.5
+    for _ in range(9):
+        try:
+            with interrupting(3):
+                parts = run(events, build, folder=tmp_path / "parts")
+        except KeyboardInterrupt:
+            continue
+        break
+    assert same(parts, whole)
+    assert parts.model.layers[2].rate == whole.model.layers[2].rate
+
+
+# ---------------------------------------------------------------------------------------------- learning rates
+
+
+def constant(K: Any) -> Any:
+    return K.optimizers.SGD(0.2)
+
+
+def schedule(K: Any) -> Any:
+    return K.optimizers.SGD(K.optimizers.schedules.PiecewiseConstantDecay([1], [0.4, 0.2]))
+
+
+def divided(K: Any) -> Any:
+    wrapper = getattr(K, "mixed_precision", K).LossScaleOptimizer
+    return wrapper(schedule(K))
+
+
+def function(K: Any) -> Any:
+    return K.optimizers.SGD(_get_rate)
+
+
+def _get_rate() -> float:
+    return 0.2
+
+
+@pytest.mark.parametrize(
+    ("make", "K"),
+    [(make, K) for make in (constant, schedule, divided) for K in (keras, tf_keras)] + [(function, keras)],
+    ids=lambda value: value.__name__,
+)
+def test_a_scaled_step_is_so_much_shorter_and_the_optimizer_is_as_before(make: Any, K: Any) -> None:
+    def make_model(seed: int) -> Any:
+        return build(seed, K, make(K))
+
+    def move(scale: float) -> tuple[list[np.ndarray], Any]:
+        look = Look()
+        found = run([Train(2), look, Train(steps=1, learning_rate_scale=scale), look], make_model)
+        return [after - before for before, after in zip(*look.seen, strict=True)], found.model.optimizer
+
+    plain, _ = move(1)
+    scaled, optimizer = move(0.25)
+    for one, other in zip(plain, scaled, strict=True):
+        assert np.abs(one).max() > 1e-3
+        np.testing.assert_allclose(other, 0.25 * one, atol=2e-7)
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    assert float(inner.learning_rate) == pytest.approx(0.2)
+    if make in (schedule, divided):
+        assert type(inner._learning_rate).__name__ == "PiecewiseConstantDecay"
+        assert inner._learning_rate.values == [0.4, 0.2]
+
+
+@BOTH
+def test_the_training_after_a_scaled_one_has_the_whole_learning_rate(K: Any) -> None:
+    def make_model(seed: int) -> Any:
+        return build(seed, K, schedule(K))
+
+    def go(scales: tuple[float, float]) -> list[list[np.ndarray]]:
+        look = Look()
+        run([Train(2), *(e for s in scales for e in (Train(steps=1, learning_rate_scale=s), look))], make_model)
+        return look.seen
+
+    # Steps of 1/2 and of 1, where the same gradient is taken at the same weights.
+    (first, then), (same_first, scaled_then) = go((0.5, 1)), go((0.5, 0.5))
+    for start, again, whole, half in zip(first, same_first, then, scaled_then, strict=True):
+        np.testing.assert_array_equal(start, again)
+        np.testing.assert_allclose(half - start, 0.5 * (whole - start), atol=2e-7)
+
+
+def test_a_learning_rate_of_nothing_is_an_error() -> None:
+    def ended(seed: int) -> Any:
+        cosine = keras.optimizers.schedules.CosineDecay(0.1, 4)
+        return build(seed, keras, keras.optimizers.SGD(cosine))
+
+    with pytest.raises(OptionError, match=r"learning rate is 0 at step 4.*Rewind"):
+        run("train_prune_fine_tune", ended, sparsity=0.5)
+    back = [Snapshot("start"), Train(4), Prune("magnitude", Fraction(1, 2)), Rewind("start", weights=False)]
+    run([*back, Train(2, learning_rate_scale=0.1)], ended)
+
+
+# ---------------------------------------------------------------------------------------------- recipes
+
+
+def test_the_events_of_fine_tuning() -> None:
+    plan = RunPlan(Fraction(1, 4), 100, 10)
+    events = RECIPES["train_prune_fine_tune"].make(plan, iterations=2, fine_tuning_steps=30, exclude="head")
+    assert events == [
+        Train(100),
+        RescaleDropout(optional=True),
+        Prune("magnitude", Fraction(1, 2), {"allocation": "global"}, ("head",)),
+        Train(steps=30, learning_rate_scale=0.1),
+        Prune("magnitude", Fraction(1, 4), {"allocation": "global"}, ("head",)),
+        Train(steps=30, learning_rate_scale=0.1),
+    ]
+    cut = PruneByThreshold(0.5, (), True)
+    options: dict[str, Any] = {"quality": 0.5, "iterations": 2, "rescale_dropout": False, "prune_bias": True}
+    by_threshold = RECIPES["threshold_fine_tune"].make(RunPlan(Fraction(1), 100, 10), learning_rate_scale=1, **options)
+    assert by_threshold == [Train(100), cut, Train(steps=100), cut, Train(steps=100)]
+    asked = RECIPES["threshold_fine_tune"].make(RunPlan(Fraction(1), 100, 10), rescale_dropout=True)
+    assert asked[1] == RescaleDropout()
+
+
+@pytest.mark.parametrize(
+    ("name", "K"),
+    [
+        ("train_prune_fine_tune", keras),
+        ("threshold_fine_tune", tf_keras),
+        pytest.param("train_prune_fine_tune", tf_keras, marks=pytest.mark.exhaustive),
+        pytest.param("threshold_fine_tune", keras, marks=pytest.mark.exhaustive),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_a_fine_tuning_that_is_stopped_goes_on_with_the_same_bits(name: str, K: Any, tmp_path: Path) -> None:
+    def make_model(seed: int) -> Any:
+        return build_with_dropout(seed, K)
+
+    options: dict[str, Any] = {"steps": 2, "iterations": 2, "rescale_dropout": True}
+    options |= {"sparsity": 0.75} if name == "train_prune_fine_tune" else {"quality": 0.5}
+    whole = run(name, make_model, **options)
+    for _ in range(9):
+        try:
+            with interrupting(4):
+                parts = run(name, make_model, folder=tmp_path / "run", **options)
+        except KeyboardInterrupt:
+            continue
+        break
+    assert same(parts, whole)
+    assert parts.model.layers[2].rate == whole.model.layers[2].rate < 0.2
+    assert whole.cost.training_steps == 6
+    if name == "train_prune_fine_tune":
+        assert whole.masks.kept == 144 // 4
+    for path, kernel in kernels(whole.model).items():
+        if path in whole.masks:
+            assert not kernel[~whole.masks[path]].any()
+
+
+def test_what_is_fine_tuned_starts_from_its_values() -> None:
+    look = Look()
+    found = run([Train(4), look, Prune("magnitude", Fraction(1, 2)), look])
+    before, after = look.seen
+    for one, other in zip(before, after, strict=True):
+        masks = [mask for mask in found.masks.values() if mask.shape == one.shape]
+        np.testing.assert_array_equal(other, one * masks[0] if masks else one)
+
+
+# ---------------------------------------------------------------------------------------------- sensitivity
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["sequential", "functional", "subclassed", "self_writing"])
+def test_a_scan_evaluates_each_layer_alone_and_leaves_no_trace(kind: str, K: Any) -> None:
+    model = model_kinds.build(kind, K.__name__)
+    x, y = model_kinds.data()
+    model.evaluate(x, y, verbose=0)  # metrics with something in them
+    before = model_kinds.state(model)
+    scan = tpi.scan_sensitivity(model, (x, y), sparsities=[0.9, 0.5], verbose=0)
+    assert model_kinds.state(model) == before
+    targets = find_prunable_variables(model).prunable
+    assert [(point.path, point.sparsity) for point in scan.points] == [
+        (target.path, sparsity) for target in targets for sparsity in (0.5, 0.9)
+    ]
+    assert scan.baseline == pytest.approx(model.evaluate(x, y, verbose=0, return_dict=True))
+    for target, point in [(targets[0], scan.points[1]), (targets[-1], scan.points[-2])]:
+        weights = target.tensor.numpy()
+        keep = int(target.size * (0.1 if point.sparsity == 0.9 else 0.5))
+        pruned = np.zeros(target.size, weights.dtype)
+        best = np.argsort(-np.abs(weights.ravel()), kind="stable")[:keep]
+        pruned[best] = weights.ravel()[best]
+        target.tensor.assign(pruned.reshape(weights.shape))
+        assert point.metrics == pytest.approx(model.evaluate(x, y, verbose=0, return_dict=True))
+        assert point.metrics["loss"] != scan.baseline["loss"]
+        assert (point.kept, point.size) == (keep, target.size)
+        target.tensor.assign(weights)
+
+
+@BOTH
+def test_metrics_that_a_scan_made_are_left_empty(K: Any) -> None:
+    model = build(0, K)
+    tpi.scan_sensitivity(model, DATA[1], sparsities=[0.5], verbose=0)
+    made = [variable for metric in model.metrics for variable in metric.variables]
+    assert len(made) == 4
+    assert not np.concatenate([np.ravel(np.array(variable)) for variable in made]).any()
+
+
+class Centered(keras.layers.Dense):
+    @property
+    def kernel(self) -> Any:
+        return self._kernel - keras.ops.mean(self._kernel, axis=0, keepdims=True)
+
+
+def test_a_scan_of_a_pruned_model_prunes_further() -> None:
+    model = build(0)
+    masks = tpi.find_masks(model, None, method="magnitude", sparsity=0.5, allocation="uniform", verbose=0)
+    tpi.attach(model, masks)
+    weights = model.get_weights()
+    scan = tpi.scan_sensitivity(model, DATA[1], sparsities=[0.5, 0.75], exclude="head", verbose=0)
+    assert [point.kept for point in scan.points] == [36, 18]
+    assert scan.points[0].metrics == scan.baseline
+    assert scan.points[1].metrics != scan.baseline
+    assert all(map(np.array_equal, weights, model.get_weights()))
+    with pytest.raises(OptionError, match="hidden/kernel leave 36 of 72"):
+        tpi.scan_sensitivity(model, DATA[1], sparsities=[0.25], verbose=0)
+
+
+def test_a_scan_as_csv(tmp_path: Path) -> None:
+    scan = tpi.scan_sensitivity(build(0), DATA[1], sparsities=[0.5], verbose=0)
+    text = scan.to_csv(tmp_path / "scan.csv")
+    assert (tmp_path / "scan.csv").read_text() == text
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["path"] for row in rows] == ["", "hidden/kernel", "head/kernel"]
+    assert (rows[1]["sparsity"], rows[1]["kept"], rows[1]["size"]) == ("0.5", "36", "72")
+    assert [float(row["loss"]) for row in rows] == [scan.baseline["loss"], *(p.metrics["loss"] for p in scan.points)]
+
+
+def test_what_a_scan_refuses() -> None:
+    model = build(0)
+    for sparsities, words in (([], "each once"), ([0.5, 0.5], "each once"), ([1.0], "in [0, 1)"), (["a"], "in [0, 1)")):
+        with pytest.raises(OptionError) as caught:
+            tpi.scan_sensitivity(model, DATA[1], sparsities=sparsities, verbose=0)
+        assert words in str(caught.value)
+    with pytest.raises(OptionError, match="Did you mean 'head'"):
+        tpi.scan_sensitivity(model, DATA[1], exclude="heat", verbose=0)
+    plain = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, name="head")])
+    with pytest.raises(ModelError, match="not compiled"):
+        tpi.scan_sensitivity(plain, DATA[1], verbose=0)
+    derived = keras.Sequential([keras.Input((6,)), Centered(3, name="head")])
+    derived.compile("sgd", "mse")
+    with pytest.raises(ModelError, match="head/kernel compute with something"):
+        tpi.scan_sensitivity(derived, DATA[1], verbose=0)
+    broken = build(0)
+    before = broken.get_weights()
+    broken.layers[1].bias.assign([np.nan, 0, 0])
+    with pytest.raises(DataError, match="nothing could be compared"):
+        tpi.scan_sensitivity(broken, DATA[1], verbose=0)
+    frozen = build(0)
+    frozen.set_weights(before)
+    masks = tpi.find_masks(frozen, None, method="magnitude", sparsity=0.5, verbose=0)
+    tpi.freeze(frozen, masks, tpi.copy_weights(frozen))
+    with pytest.raises(EnforcementError, match="are frozen"):
+        tpi.scan_sensitivity(frozen, DATA[1], verbose=0)
+
+
+def test_the_figure_of_a_scan_draws_what_was_measured() -> None:
+    paths = [f"layer_{number}/kernel" for number in range(10)]
+    points = [
+        SensitivityPoint(path, share, 1, 10, {"loss": 1.0 + share * place, "accuracy": 0.9 - share * place / 20})
+        for place, path in enumerate(paths)
+        for share in (0.5, 0.9)
+    ]
+    scan = SensitivityScan({"loss": 1.0, "accuracy": 0.9}, tuple(points))
+    (axes,) = tpi.plots.sensitivity(scan).axes
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert [name for name in lines if name.startswith("layer_")] == paths[2:]
+    np.testing.assert_allclose(lines["layer_9/kernel"].get_data(), [[0, 50, 90], [90, 67.5, 49.5]])
+    np.testing.assert_allclose(lines["the network as it is"].get_ydata(), 90)
+    np.testing.assert_allclose(lines["2 more, which change less"].get_ydata(), 90)
+    (axes,) = tpi.plots.sensitivity(scan, metric="loss").axes
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    np.testing.assert_allclose(lines["layer_3/kernel"].get_ydata(), [1, 2.5, 3.7])
+    with pytest.raises(OptionError, match="Did you mean 'accuracy'"):
+        tpi.plots.sensitivity(scan, metric="acuracy")

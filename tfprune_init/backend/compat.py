@@ -217,7 +217,7 @@ def get_local_copies(holder: tf.Variable) -> list[tf.Variable]:
 
 def get_metric_variables(model: Any) -> list[Any]:
     """Variables of the metrics of a model; none of a layer or a model of tf_keras that is not compiled."""
-    known = is_model(model) and (is_keras3(model) or getattr(model, "compiled", False))
+    known = is_model(model) and (is_keras3(model) or is_compiled(model))
     return [variable for metric in model.metrics for variable in metric.variables] if known else []
 
 

@@ -30,7 +30,7 @@ def scale_learning_rate(model: Any, factor: float) -> Iterator[None]:
         return
     # An optimizer that leaves the work to others has no learning rate of its own that counts.
     rates = [_Rate(model, one) for one in find_optimizers(model.optimizer) if len(find_optimizers(one)) == 1]
-    if not any(rate.compute() for rate in rates):
+    if not any(rate.value for rate in rates):
         raise OptionError(
             f"The learning rate is 0 at step {int(model.optimizer.iterations)}, so training would change nothing: its "
             "schedule has ended. Use one that does not end at 0, or go back in it before, with Rewind(name, "
@@ -48,7 +48,11 @@ def scale_learning_rate(model: Any, factor: float) -> Iterator[None]:
 
 
 class _Rate:
-    """The learning rate of one optimizer: a variable, a schedule, or, in Keras 3, a function without arguments."""
+    """The learning rate of one optimizer: a variable, a schedule, or, in Keras 3, a function without arguments.
+
+    Attributes:
+        value: What it was at the step at which this was made.
+    """
 
     def __init__(self, model: Any, optimizer: Any):
         package = compat.get_package_name(model)
@@ -59,10 +63,7 @@ class _Rate:
         self._optimizer = optimizer
         self._began = optimizer._learning_rate
         self._is_schedule = isinstance(self._began, self._schedules.LearningRateSchedule)
-        # tf_keras shows the rate of the last step in a variable.
-        shown = optimizer.learning_rate if self._is_schedule else self._began
-        self._variable = shown if hasattr(shown, "assign") else None
-        self._value = self.compute() if self._variable is None else float(self._variable)
+        self.value = self.compute()
 
     def compute(self) -> float:
         """Return the rate of the optimizer's step."""
@@ -78,14 +79,17 @@ class _Rate:
         elif callable(began):
             self._optimizer.learning_rate = lambda: factor * began()
         else:
-            began.assign(factor * self._value)
+            began.assign(factor * self.value)
 
     def put_back(self) -> None:
         """Let it be what it was."""
-        if self._is_schedule or callable(self._began):
-            self._optimizer.learning_rate = self._began
-        if self._variable is not None:
-            self._variable.assign(self._value)
+        if not self._is_schedule and not callable(self._began):
+            self._began.assign(self.value)
+            return
+        self._optimizer.learning_rate = self._began
+        shown = self._optimizer.learning_rate
+        if hasattr(shown, "assign"):  # tf_keras shows the rate of the last step in a variable
+            shown.assign(self.compute())
 
 
 def _make_schedule(schedules: Any, compute: Any) -> Any:

@@ -14,6 +14,7 @@ from tfprune_init.plots.heat_map import kernel_heat_map
 from tfprune_init.plots.layers import layer_densities
 from tfprune_init.plots.mask_overlap import chance_iou, iou, overlap
 from tfprune_init.plots.objective import objective_curve
+from tfprune_init.plots.sensitivity_curves import sensitivity
 from tfprune_init.plots.steps import steps_curve
 from tfprune_init.plots.weights import weight_histograms
 
@@ -27,6 +28,7 @@ __all__ = [
     "objective_curve",
     "overlap",
     "plots",
+    "sensitivity",
     "steps_curve",
     "weight_histograms",
 ]
