@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from fractions import Fraction
 from pathlib import Path
@@ -116,6 +117,11 @@ def test_a_run_that_leaves_layers_alone_goes_on_when_keras_numbers_them_anew(tmp
     again = run(events, unnamed, folder=tmp_path / "run")
     assert list(again.masks.values())[1].tolist() == list(found.masks.values())[1].tolist()
     assert list(again.masks) == [list(kernels(again.model))[place] for place in (0, 2)]
+    record = json.loads((tmp_path / "run" / "state.json").read_text())
+    for paths in (record["paths"][:-1], ["other", *record["paths"][1:]]):
+        (tmp_path / "run" / "state.json").write_text(json.dumps({**record, "paths": paths}))
+        with pytest.raises(OptionError, match="is damaged"):
+            run(events, unnamed, folder=tmp_path / "run")
 
 
 # ---------------------------------------------------------------------------------------------- thresholds
@@ -210,6 +216,7 @@ def test_refused_in_a_run(events: list[Event], error: type, words: list[str], tm
         (lambda: run("train_prune_fine_tune", sparsity=0.5, iterations=0), "iterations must be a positive integer"),
         (lambda: run("train_prune_fine_tune", sparsity=0.5, fine_tuning_steps=0), "fine_tuning_steps must be"),
         (lambda: run("train_prune_fine_tune", sparsity=0.5, rescale_dropout="no"), "rescale_dropout must be"),
+        (lambda: run("train_prune_fine_tune", sparsity=0.5, rescale_dropout=0), "rescale_dropout must be"),
         (lambda: run("train_prune_fine_tune"), "prunes to a sparsity"),
         (lambda: run("threshold_fine_tune", sparsity=0.5), "finds itself how many weights stay"),
     ],
@@ -395,7 +402,7 @@ def test_a_second_event_must_leave_the_same_layers_alone() -> None:
     run(events[:2], build_with_dropout)
 
 
-@BOTH
+@pytest.mark.parametrize("K", [keras, pytest.param(tf_keras, marks=pytest.mark.exhaustive)])
 def test_rates_follow_every_pruning_whatever_a_run_goes_on_from(K: Any, tmp_path: Path) -> None:
     """Stopped between and in the middle of events, with a second pruning that judges by losses under Dropout."""
     half = Fraction(1, 2)
@@ -509,9 +516,9 @@ def test_the_events_of_fine_tuning() -> None:
     assert events == [
         Train(100),
         RescaleDropout(optional=True),
-        Prune("magnitude", Fraction(1, 2), {"allocation": "global"}, ("head",)),
+        Prune("magnitude", Fraction(1, 2), {"allocation": "uniform"}, ("head",)),
         Train(steps=30, learning_rate_scale=0.1),
-        Prune("magnitude", Fraction(1, 4), {"allocation": "global"}, ("head",)),
+        Prune("magnitude", Fraction(1, 4), {"allocation": "uniform"}, ("head",)),
         Train(steps=30, learning_rate_scale=0.1),
     ]
     cut = PruneByThreshold(0.5, (), True)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tfprune_init.scoring.training_criteria import register_training_criterion
     from tfprune_init.selection import Budget, register_allocation, register_granularity
     from tfprune_init.training import run
-    from tfprune_init.training.sensitivity import scan_sensitivity
+    from tfprune_init.training.sensitivity import SensitivityScan, scan_sensitivity
     from tfprune_init.training.trained_masks import find_masks_from_training
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "PruningError",
     "PruningReport",
     "Results",
+    "SensitivityScan",
     "TensorBoardSparsity",
     "__version__",
     "attach",
@@ -118,7 +119,7 @@ _HOMES = {
     "training": ("run",),
     "scoring.training_criteria": ("register_training_criterion",),
     "selection": ("Budget", "register_allocation", "register_granularity"),
-    "training.sensitivity": ("scan_sensitivity",),
+    "training.sensitivity": ("SensitivityScan", "scan_sensitivity"),
     "training.trained_masks": ("find_masks_from_training",),
 }
 _MODULES = ("datasets", "distribute", "errors", "models", "plots", "reports", "tfmot", "training")

@@ -60,10 +60,19 @@ class RunState:
     paths: list[str] = field(default_factory=list)
 
     def follow_names(self, model: Model) -> None:
-        """Go by the paths of a model that was built anew, as Keras may have numbered its layers otherwise."""
+        """Go by the paths of a model that was built anew, as Keras may have numbered its layers otherwise.
+
+        Raises:
+            OptionError: If the paths of before are not those of as many variables, or the masks have others.
+        """
         paths = [target.path for target in list_variables(model)]
         if self.masks is not None:
-            names = dict(zip(self.paths, paths, strict=True))
+            names = dict(zip(self.paths, paths, strict=False))
+            if len(self.paths) != len(paths) or not names.keys() >= self.masks.keys():
+                raise OptionError(
+                    f"The saved run is damaged: its masks are of {', '.join(self.masks)}, its variables are "
+                    f"{', '.join(self.paths)}. Remove its folder to begin anew."
+                )
             self.masks = Masks({names[path]: mask for path, mask in self.masks.items()}, self.masks.collapse)
         self.paths = paths
 

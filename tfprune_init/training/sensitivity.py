@@ -120,7 +120,7 @@ def scan_sensitivity(
         >>> digits = tpi.datasets.load("digits")
         >>> model = tpi.models.lenet_300_100(digits.input_shape, digits.classes, seed=0)
         >>> model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-        >>> history = model.fit(digits.train.take(10), verbose=0)
+        >>> history = model.fit(digits.train, shuffle=False, verbose=0)
         >>> scan = tpi.scan_sensitivity(model, digits.test, sparsities=[0.5, 0.99], verbose=0)
         >>> [(point.path, point.sparsity, point.kept) for point in scan.points if point.path == "head/kernel"]
         [('head/kernel', 0.5, 500), ('head/kernel', 0.99, 10)]

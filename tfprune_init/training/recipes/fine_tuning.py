@@ -20,7 +20,7 @@ def train_prune_fine_tune(
     fine_tuning_steps: int | None = None,
     learning_rate_scale: float = 0.1,
     rescale_dropout: bool | None = None,
-    allocation: Any = "global",
+    allocation: Any = "uniform",
     exclude: Any = (),
     prune_bias: bool = False,
 ) -> list[Event]:
@@ -37,7 +37,8 @@ def train_prune_fine_tune(
             end.
         rescale_dropout: Whether rates of Dropout follow the masks, as `RescaleDropout`. By default they do where the
             model has Dropout.
-        allocation: How a density is shared out among layers: "global", "uniform", or what else `allocation=` takes.
+        allocation: How a density is shared out among layers: "uniform", about as thresholds of one quality do,
+            "global", or what else `allocation=` takes.
         exclude: What not to prune: names of layers or variables, or glob patterns.
         prune_bias: Whether biases are prunable too.
 
@@ -95,7 +96,7 @@ def threshold_fine_tune(
 def _train_and_fine_tune(
     plan: RunPlan, cuts: list[Any], steps: int | None, scale: float, rescale_dropout: bool | None
 ) -> list[Event]:
-    if rescale_dropout not in (None, True, False):
+    if rescale_dropout is not None and not isinstance(rescale_dropout, bool):
         raise OptionError(f"rescale_dropout must be True, False or None. Received: {rescale_dropout!r}.")
     length = plan.steps if steps is None else check_integer("fine_tuning_steps", steps, 1)
     events: list[Event] = [Train(plan.steps)]
