@@ -420,7 +420,7 @@ def test_rates_follow_every_pruning_whatever_a_run_goes_on_from(K: Any, tmp_path
     assert kept < 0.5
     for _ in range(9):
         try:
-            with interrupting(3):
+            with interrupting(4):
                 parts = run(events, build, folder=tmp_path / "parts")
         except KeyboardInterrupt:
             continue
