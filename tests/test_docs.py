@@ -49,6 +49,7 @@ def blocks(page: str, language: str) -> list[str]:
         ("docs/guide.md", nullcontext),
         ("docs/losses.md", nullcontext),
         ("docs/training.md", nullcontext),
+        ("docs/fine_tuning.md", nullcontext),
         ("docs/k_winners.md", nullcontext),
         ("docs/layer_robustness.md", nullcontext),
         ("docs/shared_weight.md", nullcontext),
@@ -63,6 +64,8 @@ def blocks(page: str, language: str) -> list[str]:
         "k_winners",
         "layer_robustness",
         "shared_weight",
+        "fine_tuning",
+        "k_winners",
         "experiments",
     ],
 )

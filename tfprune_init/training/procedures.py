@@ -25,6 +25,7 @@ from tfprune_init.masks import Masks
 from tfprune_init.options import OPTIONS
 from tfprune_init.selection import Budget
 from tfprune_init.training.cost import count_multiply_adds
+from tfprune_init.training.dropout_rates import DropoutRates
 from tfprune_init.training.events import Event, outline_run
 from tfprune_init.training.feed import Feed
 from tfprune_init.training.final_report import report_masks
@@ -128,6 +129,7 @@ class ProcedureRun:
 
     Attributes:
         state: Where it is.
+        dropout_rates: Rates of Dropout that follow the masks; None where they stay as they are.
 
     Raises:
         OptionError: If `on_collapse` is neither.
@@ -148,6 +150,8 @@ class ProcedureRun:
         self.goal = goal
         self.on_collapse = OPTIONS["on_collapse"].check(on_collapse)
         self.state = RunState()
+        self.state.follow_names(model)
+        self.dropout_rates: DropoutRates | None = None
         self._feed = feed
         self._progress = RunProgress()
         self._counted = 0
@@ -167,15 +171,19 @@ class ProcedureRun:
         saved = None if folder is None else load_state(folder, settings)
         if saved is not None:
             self.state, values = saved
-            if self.state.masks is not None:  # Keras may have numbered the layers of this model otherwise
-                self.state.masks = self.state.masks.carried_to(self.model)
+            self.state.follow_names(self.model)
+            if self.state.masks is not None:
                 attach(self.model, self.state.masks)
             self.write_model(values)
+            for event in events[: self.state.done]:
+                event.resume(self)
         with self._progress.show(outline.training_steps, self.state.cost.training_steps, verbose):
             for event in events[self.state.done :]:
                 # What is random in an event does not depend on the events that a resumed run leaves out.
                 self._seed_with(self.state.done)
                 event.apply(self)
+                if self.dropout_rates is not None:
+                    self.dropout_rates.rescale(self.state.masks)
                 self.state.done += 1
                 if folder is not None:
                     save_state(folder, self.state, self.read_model(), settings)

@@ -1,7 +1,8 @@
 """The events that procedures are made of, a family a file."""
 
+from tfprune_init.training.events.dropout import RescaleDropout
 from tfprune_init.training.events.event import Event, Repeat, RunOutline, flatten, outline_run
-from tfprune_init.training.events.prune import Prune, ShuffleMasks
+from tfprune_init.training.events.prune import Prune, PruneByThreshold, ShuffleMasks
 from tfprune_init.training.events.train import Evaluate, Train
 from tfprune_init.training.events.train_and_prune import TrainAndPrune, TrainDynamically
 from tfprune_init.training.events.weights import Reinitialize, Rewind, Snapshot
@@ -10,8 +11,10 @@ __all__ = [
     "Evaluate",
     "Event",
     "Prune",
+    "PruneByThreshold",
     "Reinitialize",
     "Repeat",
+    "RescaleDropout",
     "Rewind",
     "RunOutline",
     "ShuffleMasks",
