@@ -165,8 +165,6 @@ class ProcedureRun:
     def follow(self, events: Sequence[Event], folder: Path | None, verbose: str | int | bool) -> None:
         """Do the events that are not done yet."""
         outline = outline_run(events)
-        for event in events:
-            event.check(self)
         settings = self._describe(events)
         saved = None if folder is None else load_state(folder, settings)
         if saved is not None:
@@ -177,6 +175,8 @@ class ProcedureRun:
             self.write_model(values)
             for event in events[: self.state.done]:
                 event.resume(self)
+        for event in events[self.state.done :]:
+            event.check(self)
         with self._progress.show(outline.training_steps, self.state.cost.training_steps, verbose):
             for event in events[self.state.done :]:
                 # What is random in an event does not depend on the events that a resumed run leaves out.
