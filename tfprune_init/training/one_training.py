@@ -17,7 +17,7 @@ class OneTraining(BackendCallback):
 
     Args:
         model: The model.
-        callbacks: Callbacks of Keras 3, in the order in which they are called.
+        callbacks: Callbacks of Keras, in the order in which they are called.
         start: Step that the run is at. Callbacks see it as the first step of a training that has `stop` steps.
         stop: Step at which training ends.
 

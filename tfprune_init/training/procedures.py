@@ -236,7 +236,7 @@ class ProcedureRun:
         Args:
             stop: The step.
             watch: Evaluate after every so many steps; None for never.
-            callbacks: Callbacks of Keras 3. They see one training of one epoch, whose steps have the numbers that they
+            callbacks: Callbacks of Keras. They see one training of one epoch, whose steps have the numbers that they
                 have in the run. One that changes masks calls `change_masks`.
         """
         began = time.perf_counter()
