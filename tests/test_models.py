@@ -29,8 +29,9 @@ VGG19 = (
     + 512 * 10
 )
 VGG19_CHANNELS = 2 * 64 + 2 * 128 + 4 * 256 + 8 * 512
-# Published: 4.3M, 2.4M and 1.7M weights, of which the last does not follow from its layers; 38K, 260K and 1.1M of them in
-# convolutions. Padded convolutions and a pool of 2x2 after each pair: the first dense layer reads 16x16x64, 8x8x128 or 4x4x256.
+# Published are 4.3M, 2.4M and 1.7M weights, of which the last does not follow from its layers, and 38K, 260K and 1.1M
+# of them in convolutions. These are padded; with a pool of 2x2 after each pair, the first dense layer reads 16x16x64,
+# 8x8x128 or 4x4x256.
 PAIRS = (9 * (3 * 64 + 64 * 64), 9 * (64 * 128 + 128 * 128), 9 * (128 * 256 + 256 * 256))
 CONV_2 = PAIRS[0] + 16 * 16 * 64 * 256 + 256 * 256 + 256 * 10
 CONV_4 = sum(PAIRS[:2]) + 8 * 8 * 128 * 256 + 256 * 256 + 256 * 10
