@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.determinism import deterministic_reductions
@@ -193,6 +194,10 @@ class ProcedureRun:
             variable.assign(value)
         self.model.optimizer.iterations.assign(self.state.step)
 
+    def batches(self, start: int, stop: int) -> tf.data.Dataset:
+        """Return the training batches of the steps from `start` to before `stop`."""
+        return self._feed.batches(start, stop)
+
     def train(self, stop: int, watch: int | None) -> None:
         """Train until a step.
 
@@ -214,9 +219,15 @@ class ProcedureRun:
 
     def evaluate(self, name: str) -> None:
         """Evaluate on the test data, and note it in the history."""
+        self.note(name, self.measure(), 1.0 if self.state.masks is None else self.state.masks.density)
+
+    def measure(self) -> dict[str, float]:
+        """Return what `model.evaluate` gives on the test data, by name."""
         measured = self.model.evaluate(self.data.testing(), verbose=0, return_dict=True)
-        density = 1.0 if self.state.masks is None else self.state.masks.density
-        numbers = {key: float(value) for key, value in measured.items()}
+        return {key: float(value) for key, value in measured.items()}
+
+    def note(self, name: str, numbers: Mapping[str, float], density: float) -> None:
+        """Note in the history what was measured of a network with that share of its weights."""
         self.state.history.append({"event": name, "step": self.state.step, "density": density, **numbers})
 
     def count(self, training: int, scoring: int, masks: Masks | None, start: int = 0) -> None:

@@ -2,13 +2,17 @@
 
 from tfprune_init.training.events.event import Event, Repeat, flatten
 from tfprune_init.training.events.prune import Prune, ShuffleMasks
+from tfprune_init.training.events.supermasks import LearnBernoulliMasks, LearnTopScores, PruneByTraining
 from tfprune_init.training.events.train import Evaluate, Train
 from tfprune_init.training.events.weights import Reinitialize, Rewind, Snapshot
 
 __all__ = [
     "Evaluate",
     "Event",
+    "LearnBernoulliMasks",
+    "LearnTopScores",
     "Prune",
+    "PruneByTraining",
     "Reinitialize",
     "Repeat",
     "Rewind",

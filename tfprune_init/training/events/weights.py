@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from tfprune_init.backend.model_state import find_layer_variables
 from tfprune_init.errors import OptionError
+from tfprune_init.graph.variables import find_prunable_variables
 from tfprune_init.masking.reinitialization import reinitialize
 from tfprune_init.training.events.event import Event
 
@@ -40,9 +44,7 @@ class Rewind(Event):
 
     def apply(self, run: ProcedureRun) -> None:
         """Go back."""
-        if self.name not in run.state.snapshots:
-            raise OptionError(f"There is no snapshot {self.name!r}. Put a Snapshot of that name before.")
-        step, values = run.state.snapshots[self.name]
+        step, values = _find_snapshot(run, self.name)
         if self.weights:
             run.write_model(values)
         if self.step:
@@ -51,10 +53,40 @@ class Rewind(Event):
 
 @dataclass(frozen=True)
 class Reinitialize(Event):
-    """Give the kernels other weights under the same masks, as `tpi.reinitialize` does."""
+    """Give the kernels other weights under the same masks, as `tpi.reinitialize` does.
+
+    Args:
+        kind: As in `tpi.reinitialize`.
+        deviation_of: As in `tpi.reinitialize`.
+        weights: The snapshot whose weights count as the present ones; those of the model by default.
+    """
 
     kind: str = "random"
+    deviation_of: str | None = None
+    weights: str | None = None
 
     def apply(self, run: ProcedureRun) -> None:
         """Draw them."""
-        reinitialize(run.model, self.kind, seed=run.seed)
+        given = None if self.weights is None else read_snapshot(run, self.weights)
+        reinitialize(run.model, self.kind, seed=run.seed, weights=given, deviation_of=self.deviation_of)
+
+
+def read_snapshot(run: ProcedureRun, name: str) -> dict[str, np.ndarray]:
+    """Return the prunable weights of a snapshot, by path, as `tpi.copy_weights` gives those of a model.
+
+    Args:
+        run: The run.
+        name: The snapshot.
+
+    Raises:
+        OptionError: If there is none of that name.
+    """
+    _, values = _find_snapshot(run, name)
+    kept = {id(one): value for one, value in zip(find_layer_variables(run.model), values, strict=True)}
+    return {one.path: kept[id(one.tensor)] for one in find_prunable_variables(run.model).prunable}
+
+
+def _find_snapshot(run: ProcedureRun, name: str) -> tuple[int, list[np.ndarray]]:
+    if name not in run.state.snapshots:
+        raise OptionError(f"There is no snapshot {name!r}. Put a Snapshot of that name before.")
+    return run.state.snapshots[name]
