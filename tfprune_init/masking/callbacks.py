@@ -135,7 +135,7 @@ class PruneDuringTraining(EventCallback):
             last=self._densities[-1],
             left=left,
             prune_bias=self._prune_bias,
-        )
+        ).masks
         attach(self.model, self.masks)
         self.model.make_train_function(force=True)  # fit goes on with it
         self.history.append((place, self.masks.density))

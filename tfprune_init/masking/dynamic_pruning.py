@@ -201,7 +201,7 @@ class DynamicPruning(EventCallback):
         try:
             return search_at_event(
                 self.model, self._selector, self._resolved, None, self._densities[-1], prune_bias=self._prune_bias
-            )
+            ).masks
         except PruningError:
             hold.hold()
             self.model.make_train_function(force=True)

@@ -10,12 +10,11 @@ from tfprune_init.backend.callbacks import BackendCallback
 from tfprune_init.backend.protocols import Model
 from tfprune_init.checks import check_integer
 from tfprune_init.errors import OptionError
-from tfprune_init.masks import Masks
 from tfprune_init.methods import ResolvedMethod
 from tfprune_init.methods.goal import Goal
 from tfprune_init.methods.mask_search import search_masks
 from tfprune_init.methods.mask_selector import MaskSelector
-from tfprune_init.report import conclude_search
+from tfprune_init.report import PruningReport, conclude_search
 from tfprune_init.scoring import Arrays, ScoringEngine
 
 _UNITS = ("epochs", "steps")
@@ -94,7 +93,7 @@ def search_at_event(
     last: Fraction | None = None,
     left: Arrays | None = None,
     prune_bias: bool = False,
-) -> Masks:
+) -> PruningReport:
     """Find the masks of one event: the network judged once, as it is now.
 
     Args:
@@ -113,8 +112,7 @@ def search_at_event(
     once = replace(resolved, method=replace(resolved.method, schedule="one_shot", steps=1))
     with ScoringEngine(model, selector.variables.prunable, data=data, **once.engine_options) as engine:
         found = search_masks(engine, selector, once, Goal(density, last=last), verbose=0, left=left)
-    conclude_search(model, found, prune_bias)
-    return found.masks
+    return conclude_search(model, found, prune_bias)
 
 
 class EventCallback(BackendCallback):

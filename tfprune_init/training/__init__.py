@@ -17,8 +17,9 @@ from tfprune_init.training.events import (
     Snapshot,
     Train,
 )
-from tfprune_init.training.procedures import RunResult, run
+from tfprune_init.training.procedures import run
 from tfprune_init.training.recipe_registry import RECIPES, Recipe, RunPlan, register_recipe
+from tfprune_init.training.run_result import RunResult
 
 __all__ = [
     "RECIPES",

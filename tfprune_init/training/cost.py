@@ -27,3 +27,16 @@ class TrainingCost:
         self.scoring_steps += scoring_steps
         if self.multiply_adds is not None:
             self.multiply_adds = None if multiply_adds is None else self.multiply_adds + multiply_adds
+
+    def describe(self) -> str:
+        """Say it in a sentence.
+
+        Example:
+            >>> from tfprune_init.training import TrainingCost
+            >>> TrainingCost(1200, 1, 3_400_000_000).describe()
+            'It took 1,200 gradient steps of training and 1 of scoring: 3.4e+09 multiply-adds, zeros not counted.'
+        """
+        steps = f"It took {self.training_steps:,} gradient steps of training and {self.scoring_steps:,} of scoring"
+        if self.multiply_adds is None:
+            return f"{steps}; the multiply-adds of the model are not known."
+        return f"{steps}: {self.multiply_adds:.3g} multiply-adds, zeros not counted."

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune_init.backend import compat
-from tfprune_init.backend.batches import ARRAY_BATCH, disable_autotuning, to_dataset
+from tfprune_init.backend.batches import to_dataset
 from tfprune_init.backend.layer_copy import read_saved
 from tfprune_init.backend.protocols import Model
 from tfprune_init.errors import DataError, ModelError, OptionError
@@ -29,19 +29,6 @@ class ExperimentData:
 
     train: Any
     test: Any
-
-    def training(self, seed: int) -> tf.data.Dataset:
-        """Make the batches to train on: a dataset as it is, arrays in a new order every epoch.
-
-        The order of arrays is drawn from `seed`.
-        """
-        if isinstance(self.train, tf.data.Dataset):
-            return disable_autotuning(self.train)
-        examples = tf.data.Dataset.from_tensor_slices(tuple(self.train))
-        size = int(examples.cardinality())
-        return disable_autotuning(
-            examples.shuffle(size, seed=seed, reshuffle_each_iteration=True).batch(ARRAY_BATCH).prefetch(2)
-        )
 
     def testing(self) -> tf.data.Dataset:
         """Make the batches to evaluate on."""
@@ -113,6 +100,26 @@ def make_model(build_model: Callable[..., Any], seed: int) -> Any:
     model = build_model(seed=seed) if _takes_seed(build_model) else build_model()
     compat.check_model(model)
     return model
+
+
+def compile_model(model: Model, optimizer: Any = None, loss: Any = None) -> None:
+    """Compile a model that comes uncompiled, with accuracy.
+
+    Args:
+        model: The model.
+        optimizer: A name, or a function that returns one; "adam" for None.
+        loss: Sparse categorical cross-entropy of logits for None.
+
+    Raises:
+        OptionError: If it is compiled, and there is an optimizer or a loss to compile it with.
+    """
+    if compat.is_compiled(model):
+        if optimizer is not None or loss is not None:
+            raise OptionError("build_model returns a compiled model, so optimizer= and loss= have no effect.")
+        return
+    losses = compat.get_keras(model).losses
+    made = optimizer() if callable(optimizer) else optimizer or "adam"
+    model.compile(made, loss or losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
 
 
 def check_callable(build_model: Any) -> None:

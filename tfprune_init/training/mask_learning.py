@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,10 @@ from tfprune_init.backend.determinism import deterministic_reductions
 from tfprune_init.backend.losses import make_loss
 from tfprune_init.backend.protocols import Model
 from tfprune_init.backend.replicas import find_replicas
-from tfprune_init.errors import ModelError, NetworkCollapseError, OptionError, ReplicaError, ScoreError
+from tfprune_init.errors import ModelError, OptionError, ReplicaError, ScoreError
 from tfprune_init.graph.variables import ModelVariable
 from tfprune_init.masking.learned_masks import LearnedMasks
 from tfprune_init.masking.straight_through import KernelReader
-from tfprune_init.masks import Masks
 from tfprune_init.scoring import ScoringEngine
 from tfprune_init.selection.connectivity import check_connectivity
 
@@ -100,6 +100,7 @@ def learn_masks(
         EnforcementError: If it carries masks already, or a layer computes with something else than its variable.
         ScoreError: If the loss does not depend on a variable, or scores become NaN or infinite.
     """
+    began = time.perf_counter()
     _check_learnable(run.model)
     velocities = {path: tf.Variable(tf.zeros_like(score)) for path, score in masks.scores.items()}
     loss = make_loss(run.model, None)
@@ -118,8 +119,8 @@ def learn_masks(
         unused = [path for path, gradient in gradients.items() if gradient is None]
         if unused:
             raise ScoreError(
-                f"The loss does not depend on {', '.join(unused)}, so there is nothing to learn a mask by. Is its layer "
-                "called when the model is?"
+                f"The loss does not depend on {', '.join(unused)}, so there is nothing to learn a mask by. Check that "
+                "the model calls the layer, and that the loss looks at what it gives."
             )
         for path, score in masks.scores.items():
             descent.move(score, velocities[path], gradients[path], rate)
@@ -128,7 +129,7 @@ def learn_masks(
     reader = KernelReader(run.model, variables, read)
     try:
         with deterministic_reductions():
-            for place, batch in enumerate(run.batches(first, first + steps)):
+            for place, batch in enumerate(run.walk(first, first + steps)):
                 x, y, sample_weight = (*batch, None)[:3]
                 rate = tf.constant(descent.find_rate(place, steps), tf.float64)
                 take_step(x, y, sample_weight, tf.constant(place, tf.int64), rate)
@@ -142,6 +143,7 @@ def learn_masks(
         )
     run.state.step = first + steps
     run.count(0, steps, None, first)
+    run.state.seconds["pruning"] += time.perf_counter() - began
 
 
 @contextmanager
@@ -155,23 +157,21 @@ def replaced_weights(variables: Sequence[ModelVariable]) -> Iterator[dict[str, n
             one.tensor.assign(before[one.path])
 
 
-def check_signal(model: Model, variables: tuple[ModelVariable, ...], masks: Masks, data: Any) -> None:
-    """Refuse masks under which an output no longer answers to the inputs.
-
-    Raises:
-        NetworkCollapseError: If there is such an output; names it and what keeps least.
-    """
+def find_collapse(
+    model: Model, variables: tuple[ModelVariable, ...], masks: Mapping[str, np.ndarray], data: Any
+) -> str | None:
+    """Say how a network collapses under masks; None if every output answers to the inputs that did."""
     with ScoringEngine(model, variables, data=data) as engine:
         engine.mask(masks)
         left = check_connectivity(engine, variables, masks)
-    if left.lost:
-        thinnest = sorted(masks, key=lambda path: int(np.count_nonzero(masks[path])))[:3]
-        counts = ", ".join(f"{path} ({int(np.count_nonzero(masks[path]))} kept)" for path in thinnest)
-        text = (
-            f"The network collapsed: no signal from the inputs reaches {', '.join(left.lost)}. Thinnest: {counts}. Try "
-            "more steps, a lower learning rate, or a lower sparsity."
-        )
-        raise NetworkCollapseError(text, Masks(masks, collapse=text), None)
+    if not left.lost:
+        return None
+    thinnest = sorted(masks, key=lambda path: int(np.count_nonzero(masks[path])))[:3]
+    counts = ", ".join(f"{path} ({int(np.count_nonzero(masks[path]))} kept)" for path in thinnest)
+    return (
+        f"The network collapsed: no signal from the inputs reaches {', '.join(left.lost)}. Thinnest: {counts}. Try "
+        "more steps, a lower learning rate, or a lower sparsity."
+    )
 
 
 def _check_learnable(model: Model) -> None:

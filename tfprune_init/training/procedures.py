@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.determinism import deterministic_reductions
@@ -23,34 +21,25 @@ from tfprune_init.errors import OptionError
 from tfprune_init.graph.cost import CostModel
 from tfprune_init.masking.attachment import attach
 from tfprune_init.masks import Masks
-from tfprune_init.methods.method import METHODS
-from tfprune_init.progress import is_progress_shown, track
+from tfprune_init.options import OPTIONS
 from tfprune_init.selection import Budget
-from tfprune_init.selection.budget import parse_sparsity
-from tfprune_init.training.cost import TrainingCost
-from tfprune_init.training.events import Event, Prune, Train, flatten
+from tfprune_init.training.events import Event, outline_run
 from tfprune_init.training.feed import Feed
-from tfprune_init.training.inputs import ExperimentData, check_callable, make_model, model_fingerprint, prepare_data
-from tfprune_init.training.recipe_registry import RECIPES, RunPlan
+from tfprune_init.training.inputs import (
+    ExperimentData,
+    check_callable,
+    compile_model,
+    make_model,
+    model_fingerprint,
+    prepare_data,
+)
+from tfprune_init.training.named_procedures import RunGoal, make_events
+from tfprune_init.training.run_progress import RunProgress
+from tfprune_init.training.run_result import RunResult
 from tfprune_init.training.run_state import RunState, load_state, save_state
 
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run gives.
-
-    Attributes:
-        model: The trained model, with its masks attached.
-        masks: The masks; None if nothing was pruned.
-        cost: What the run has cost.
-        history: What was measured on the test data, in order: dicts with "event", "step", "density", and the numbers
-            of `model.evaluate`. The last is of the end.
-    """
-
-    model: Model
-    masks: Masks | None
-    cost: TrainingCost
-    history: list[dict[str, Any]]
+_TRAINING = 1 << 32
+"""Tells the seeds of training from those of events, whose number is smaller."""
 
 
 def run(
@@ -64,6 +53,7 @@ def run(
     epochs: int | None = None,
     seed: int = 0,
     folder: str | os.PathLike[str] | None = None,
+    on_collapse: str = "raise",
     verbose: str | int | bool = "auto",
     **options: Any,
 ) -> RunResult:
@@ -85,7 +75,9 @@ def run(
         epochs: Walks through the training data of one whole training.
         seed: Seed of the model, the order of arrays, and everything random.
         folder: Where the state is kept; nothing is saved without.
-        verbose: 0 shows nothing, 1 a progress bar over the events, "auto" a progress bar on a terminal.
+        on_collapse: What a network is that pruning cut in two: "raise" for an error, "warn" for a warning, and the run
+            goes on.
+        verbose: 0 shows nothing, 1 a progress bar with the time left, "auto" a progress bar on a terminal.
         **options: Options of the procedure, such as rewind_to=500 for "lottery_ticket", or of the method.
 
     Returns:
@@ -109,21 +101,14 @@ def run(
     prepared = prepare_data(data)
     seed = check_integer("seed", seed, 0)
     feed = Feed(prepared, seed)
-    length = _count_steps(steps, epochs, feed)
-    if sparsity is not None and budget is not None:
-        raise OptionError("Give sparsity= or budget=, not both.")
-    density = 1 - parse_sparsity(sparsity) if sparsity is not None else None
-    events = _make_events(
-        procedure, density, budget, RunPlan(density or Fraction(1), length, feed.steps_per_epoch), options
-    )
+    goal = RunGoal(sparsity, budget)
+    events = make_events(procedure, goal, _count_steps(steps, epochs, feed), feed.steps_per_epoch, options)
     model = make_model(build_model, seed)
-    if not compat.is_compiled(model):
-        loss = compat.get_keras(model).losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile("adam", loss, metrics=["accuracy"])
-    running = ProcedureRun(model, prepared, feed, seed, sparsity, budget)
+    compile_model(model)
+    running = ProcedureRun(model, prepared, feed, seed, goal, on_collapse)
     running.follow(events, None if folder is None else Path(folder), verbose)
     running.evaluate("end")
-    return RunResult(model, running.state.masks, running.state.cost, running.state.history)
+    return running.conclude()
 
 
 class ProcedureRun:
@@ -134,25 +119,33 @@ class ProcedureRun:
         data: Training and test data.
         feed: The batches by step.
         seed: Seed of everything random.
-        sparsity: Share to remove in the end, or None.
-        budget: A limit in place of a sparsity, or None.
+        goal: How much is to stay.
+        on_collapse: "raise" or "warn": what a network is that pruning cut in two.
 
     Attributes:
         state: Where it is.
-        density: Share that stays in the end; 1 where it is not known.
+
+    Raises:
+        OptionError: If `on_collapse` is neither.
     """
 
     def __init__(
-        self, model: Model, data: ExperimentData, feed: Feed, seed: int, sparsity: float | None, budget: Budget | None
+        self,
+        model: Model,
+        data: ExperimentData,
+        feed: Feed,
+        seed: int,
+        goal: RunGoal,
+        on_collapse: str = "raise",
     ):
         self.model = model
         self.data = data
         self.seed = seed
-        self.sparsity = sparsity
-        self.budget = budget
-        self.density = Fraction(1) if sparsity is None else 1 - parse_sparsity(sparsity)
+        self.goal = goal
+        self.on_collapse = OPTIONS["on_collapse"].check(on_collapse)
         self.state = RunState()
         self._feed = feed
+        self._progress = RunProgress()
         self._costs = CostModel(model) if compat.is_symbolic(model) else None
         self._variables = find_layer_variables(model)
         model.optimizer.build(model.trainable_variables)  # as Keras does at the first step
@@ -169,13 +162,20 @@ class ProcedureRun:
                 self.state.masks = self.state.masks.carried_to(self.model)
                 attach(self.model, self.state.masks)
             self.write_model(values)
-        for event in track(events[self.state.done :], "run", shown=is_progress_shown(verbose)):
-            # What is random in an event does not depend on the events that a resumed run leaves out.
-            compat.set_random_seed(int(np.random.SeedSequence([self.seed, self.state.done]).generate_state(1)[0]))
-            event.apply(self)
-            self.state.done += 1
-            if folder is not None:
-                save_state(folder, self.state, self.read_model(), settings)
+        steps, done = outline_run(events).gradient_steps, outline_run(events[: self.state.done]).gradient_steps
+        with self._progress.show(steps, done, verbose):
+            for event in events[self.state.done :]:
+                # What is random in an event does not depend on the events that a resumed run leaves out.
+                self._seed_with(self.state.done)
+                event.apply(self)
+                self.state.done += 1
+                if folder is not None:
+                    save_state(folder, self.state, self.read_model(), settings)
+
+    def conclude(self) -> RunResult:
+        """Return what the run gives."""
+        state = self.state
+        return RunResult(self.model, state.masks, state.cost, state.history, state.epochs, state.search)
 
     def read_model(self) -> list[np.ndarray]:
         """Return the values of all variables of the model."""
@@ -194,28 +194,35 @@ class ProcedureRun:
             variable.assign(value)
         self.model.optimizer.iterations.assign(self.state.step)
 
-    def batches(self, start: int, stop: int) -> tf.data.Dataset:
-        """Return the training batches of the steps from `start` to before `stop`."""
-        return self._feed.batches(start, stop)
+    def walk(self, start: int, stop: int) -> Iterator[tuple[Any, ...]]:
+        """Give the training batches of the steps from `start` to before `stop`, and show the progress."""
+        for batch in self._feed.batches(start, stop):
+            yield batch
+            self._progress.advance(1)
 
     def train(self, stop: int, watch: int | None) -> None:
-        """Train until a step.
+        """Train until a step. What is random in it, such as dropout, depends on the step that it begins at.
 
         Args:
             stop: The step.
             watch: Evaluate after every so many steps; None for never.
         """
+        began = time.perf_counter()
+        self._seed_with(_TRAINING, self.state.step)
         while self.state.step < stop:
             start, per_epoch = self.state.step, self._feed.steps_per_epoch
             end = min(stop, (start // per_epoch + 1) * per_epoch)
             if watch is not None:
                 end = min(end, (start // watch + 1) * watch)
             with deterministic_reductions():
-                self.model.fit(self._feed.batches(start, end), epochs=1, shuffle=False, verbose=0)
+                logged = self.model.fit(self._feed.batches(start, end), epochs=1, shuffle=False, verbose=0).history
             self.state.step = end
+            self.state.epochs.append({name: float(values[-1]) for name, values in logged.items()})
+            self._progress.advance(end - start)
             self.count(end - start, 0, self.state.masks, start)
             if watch is not None and end % watch == 0:
                 self.evaluate("watch")
+        self.state.seconds["training"] += time.perf_counter() - began
 
     def evaluate(self, name: str) -> None:
         """Evaluate on the test data, and note it in the history."""
@@ -244,13 +251,17 @@ class ProcedureRun:
             multiply_adds=None if one is None else 3 * examples * one,
         )
 
+    def _seed_with(self, *numbers: int) -> None:
+        compat.set_random_seed(int(np.random.SeedSequence([self.seed, *numbers]).generate_state(1)[0]))
+
     def _describe(self, events: Sequence[Event]) -> str:
         parts = (
             model_fingerprint(self.model),
             self.data.fingerprint(),
             self.seed,
-            self.sparsity,
-            self.budget,
+            self.goal.sparsity,
+            self.goal.budget,
+            self.on_collapse,
             list(events),
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()
@@ -262,27 +273,3 @@ def _count_steps(steps: int | None, epochs: int | None, feed: Feed) -> int:
     if steps is not None:
         return check_integer("steps", steps, 1)
     return check_integer("epochs", epochs, 1) * feed.steps_per_epoch
-
-
-def _make_events(
-    procedure: Any, density: Fraction | None, budget: Budget | None, plan: RunPlan, options: dict[str, Any]
-) -> list[Event]:
-    if isinstance(procedure, str) and procedure in METHODS:
-        if density is None and budget is None:
-            raise OptionError(f"How much may stay? Give sparsity= or budget= for method {procedure!r}.")
-        return [Prune(procedure, None, options), Train(plan.steps)]
-    if isinstance(procedure, str):
-        recipe = RECIPES.find(procedure)
-        if recipe.decides_sparsity and (density is not None or budget is not None):
-            raise OptionError(
-                f"Procedure {procedure!r} finds itself how many weights stay, so sparsity= and budget= have no effect. "
-                f"Received: density={density}, budget={budget!r}."
-            )
-        if density is None and not recipe.decides_sparsity:
-            raise OptionError(
-                f"Procedure {procedure!r} prunes to a sparsity. Received: sparsity=None, budget={budget!r}."
-            )
-        return flatten(recipe.make_events(plan, options))
-    if options:
-        raise OptionError(f"A list of events takes no options. Received: {', '.join(options)}.")
-    return flatten(procedure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -30,27 +31,36 @@ def prune(run: ProcedureRun, method: str, density: Fraction | None, options: Map
     Raises:
         PruningError: As `tpi.find_masks`.
     """
-    given = {"seed": run.seed, **options} if _takes_seed(method, options) else dict(options)
+    began = time.perf_counter()
+    which = {name: options[name] for name in ("exclude", "prune_bias") if name in options}
+    given = {"on_collapse": run.on_collapse, **{key: value for key, value in options.items() if key not in which}}
+    if _takes_seed(method, given):
+        given.setdefault("seed", run.seed)
     resolved = resolve_method(method, run.data.train, given)
+    bias = bool(which.get("prune_bias", False))
     judged = 1
     if run.state.masks is None and density is None:
-        found = find(run.model, run.data.train, resolved, sparsity=run.sparsity, budget=run.budget, verbose=0)
-        conclude_search(run.model, found, False)
-        masks = found.masks
+        found = find(
+            run.model, run.data.train, resolved, sparsity=run.goal.sparsity, budget=run.goal.budget, verbose=0, **which
+        )
+        report = conclude_search(run.model, found, bias)
         judged = len(found.steps) + (len(found.steps) > 1 and resolved.method.iterative)
     else:
-        selector = make_selector(run.model, find_prunable_variables(run.model), resolved, run.data.train, False)
-        masks = search_at_event(
+        variables = find_prunable_variables(run.model, **which)
+        report = search_at_event(
             run.model,
-            selector,
+            make_selector(run.model, variables, resolved, run.data.train, bias),
             resolved,
             run.data.train,
-            run.density if density is None else density,
-            last=run.density,
+            run.goal.density if density is None else density,
+            last=run.goal.density,
             left=None if run.state.masks is None else dict(run.state.masks),
+            prune_bias=bias,
         )
+    masks = report.masks
     attach(run.model, masks)
-    run.state.masks = masks
+    run.state.masks, run.state.search = masks, report.to_dict()
+    run.state.seconds["pruning"] += time.perf_counter() - began
     batches = resolved.engine_options["batches"] or 1
     run.count(0, judged * batches if resolved.method.needs_data else 0, masks)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfprune_init.checks import suggest
 from tfprune_init.errors import OptionError
+from tfprune_init.methods.method import METHODS
 from tfprune_init.registry import Registry
 
 if TYPE_CHECKING:
@@ -73,6 +74,19 @@ class Recipe:
 
 
 RECIPES: Registry[Recipe] = Registry("procedure")
+
+
+def find_recipe(name: str) -> Recipe:
+    """Return the procedure of that name.
+
+    Raises:
+        OptionError: If there is neither a procedure nor a method of that name; names the nearest.
+    """
+    if name not in RECIPES:
+        known = [*METHODS, *RECIPES]
+        raise OptionError(f"There is no method {name!r}. {suggest(name, known, list_all=True)}")
+    return RECIPES[name]
+
 
 Make = Callable[..., "list[Event]"]
 

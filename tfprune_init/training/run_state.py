@@ -30,6 +30,9 @@ class _Record(TypedDict):
     step: int
     cost: dict[str, Any]
     history: list[dict[str, Any]]
+    epochs: list[dict[str, float]]
+    search: dict[str, Any] | None
+    seconds: dict[str, float]
     snapshots: dict[str, int]
     counts: list[int]
 
@@ -45,6 +48,9 @@ class RunState:
         snapshots: Step and values of the model's variables, by name.
         cost: What the run has cost so far.
         history: What was measured: dicts with the event, the step, the density and the numbers.
+        epochs: What `fit` logged on the training data, epoch by epoch.
+        search: What `PruningReport.to_dict` gave of the last search for masks.
+        seconds: Wall time of "training" and of "pruning".
     """
 
     done: int = 0
@@ -53,6 +59,9 @@ class RunState:
     snapshots: Snapshots = field(default_factory=dict)
     cost: TrainingCost = field(default_factory=TrainingCost)
     history: list[dict[str, Any]] = field(default_factory=list)
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    search: dict[str, Any] | None = None
+    seconds: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "pruning": 0.0})
 
 
 def save_state(folder: Path, state: RunState, model: Sequence[np.ndarray], settings: str) -> None:
@@ -74,6 +83,9 @@ def save_state(folder: Path, state: RunState, model: Sequence[np.ndarray], setti
         "step": state.step,
         "cost": asdict(state.cost),
         "history": state.history,
+        "epochs": state.epochs,
+        "search": state.search,
+        "seconds": state.seconds,
         "snapshots": {name: step for name, (step, _) in state.snapshots.items()},
         "counts": [len(values) for _, values in state.snapshots.values()],
     }
@@ -110,4 +122,5 @@ def load_state(folder: Path, settings: str) -> tuple[RunState, list[np.ndarray]]
             f"The folder {folder} holds another run: other events, data, model, seed or sparsity. Use another folder. "
             f"Received: {settings[:12]}; there: {record['settings'][:12]}."
         )
-    return RunState(record["done"], record["step"], masks, snapshots, cost, record["history"]), model
+    plain = {name: record[name] for name in ("done", "step", "history", "epochs", "search", "seconds")}
+    return RunState(masks=masks, snapshots=snapshots, cost=cost, **plain), model

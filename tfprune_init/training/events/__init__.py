@@ -1,6 +1,6 @@
 """The events that procedures are made of, a family a file."""
 
-from tfprune_init.training.events.event import Event, Repeat, flatten
+from tfprune_init.training.events.event import Event, Repeat, RunOutline, flatten, outline_run
 from tfprune_init.training.events.prune import Prune, ShuffleMasks
 from tfprune_init.training.events.supermasks import LearnBernoulliMasks, LearnTopScores, PruneByTraining
 from tfprune_init.training.events.train import Evaluate, Train
@@ -16,8 +16,10 @@ __all__ = [
     "Reinitialize",
     "Repeat",
     "Rewind",
+    "RunOutline",
     "ShuffleMasks",
     "Snapshot",
     "Train",
     "flatten",
+    "outline_run",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tfprune_init.checks import check_integer
@@ -13,8 +13,51 @@ if TYPE_CHECKING:
     from tfprune_init.training.procedures import ProcedureRun
 
 
+@dataclass
+class RunOutline:
+    """Where a run will be when its events are done one after the other: known before anything runs.
+
+    Attributes:
+        step: Step of training.
+        training_steps: Gradient steps that were trained to get there.
+        learning_steps: Gradient steps that learned masks, and no weights, to get there.
+        snapshots: Step of each snapshot, by name.
+        is_pruned: Whether there are masks.
+    """
+
+    step: int = 0
+    training_steps: int = 0
+    learning_steps: int = 0
+    snapshots: dict[str, int] = field(default_factory=dict)
+    is_pruned: bool = False
+
+    @property
+    def gradient_steps(self) -> int:
+        """Gradient steps to get there, but for those of searches."""
+        return self.training_steps + self.learning_steps
+
+    def check_snapshot(self, name: str) -> None:
+        """Refuse a snapshot that nobody kept.
+
+        Raises:
+            OptionError: If there is none of that name.
+        """
+        if name not in self.snapshots:
+            raise OptionError(f"There is no snapshot {name!r}. Put a Snapshot of that name before.")
+
+
 class Event:
     """One event of a procedure. Its `repr` names all that decides what it does."""
+
+    def outline(self, outline: RunOutline) -> None:
+        """Say where the run will be after it, and refuse what can't be done there.
+
+        Args:
+            outline: Where the run will be before it; it is changed.
+
+        Raises:
+            OptionError: If it can't be done there, such as going back to a snapshot that nobody kept.
+        """
 
     def apply(self, run: ProcedureRun) -> None:
         """Do it.
@@ -57,3 +100,20 @@ def flatten(events: Sequence[Event]) -> list[Event]:
         else:
             raise OptionError(f"A procedure is a list of events. Received: {event!r}.")
     return flat
+
+
+def outline_run(events: Sequence[Event]) -> RunOutline:
+    """Follow a flat list of events without running them.
+
+    Raises:
+        OptionError: If one of them can't be done at its place.
+
+    Example:
+        >>> from tfprune_init.training.events import Rewind, Snapshot, Train, outline_run
+        >>> outline_run([Train(10), Snapshot("early"), Train(100), Rewind("early"), Train(100)]).training_steps
+        190
+    """
+    outline = RunOutline()
+    for event in events:
+        event.outline(outline)
+    return outline

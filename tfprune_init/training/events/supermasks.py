@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfprune_init.checks import check_integer
-from tfprune_init.errors import OptionError
+from tfprune_init.errors import NetworkCollapseError, NetworkCollapseWarning, OptionError
 from tfprune_init.graph.variables import ModelVariable, PrunableVariables, find_prunable_variables
 from tfprune_init.masking.attachment import attach
 from tfprune_init.masking.learned_masks import BernoulliMasks, TopScoreMasks
@@ -20,9 +21,9 @@ from tfprune_init.methods.mask_selector import MaskSelector
 from tfprune_init.scoring.training_criteria import TRAINING_CRITERIA
 from tfprune_init.selection import GRANULARITIES, Layout, find_allocation
 from tfprune_init.selection.granularity import Share
-from tfprune_init.training.events.event import Event
+from tfprune_init.training.events.event import Event, RunOutline
 from tfprune_init.training.events.weights import read_snapshot
-from tfprune_init.training.mask_learning import ScoreDescent, check_signal, learn_masks, replaced_weights
+from tfprune_init.training.mask_learning import ScoreDescent, find_collapse, learn_masks, replaced_weights
 from tfprune_init.training.trained_masks import find_masks_from_training
 
 if TYPE_CHECKING:
@@ -73,6 +74,10 @@ class LearnBernoulliMasks(Event):
             raise OptionError(f"choose must be one of {_CHOICES}. Received: choose={self.choose!r}.")
         self._make_descent()
 
+    def outline(self, outline: RunOutline) -> None:
+        """Count the steps, which train no weight, and refuse masks that are there already."""
+        _outline_learning(outline, self.steps)
+
     def apply(self, run: ProcedureRun) -> None:
         """Learn the masks, and attach them."""
         variables = find_prunable_variables(run.model).prunable
@@ -84,9 +89,9 @@ class LearnBernoulliMasks(Event):
             with replaced_weights(variables) as weights:
                 _write_scaled(variables, weights, probabilities, self.rescale)
                 run.note("expected", run.measure(), 1.0)
-        chosen = Masks(masks.choose() if self.choose == "likely" else masks.sample(self.steps + self.draws))
+        chosen = masks.choose() if self.choose == "likely" else masks.sample(self.steps + self.draws)
         _attach_learned(run, variables, chosen)
-        if self.rescale and chosen.density < 1:
+        if self.rescale and not all(mask.all() for mask in chosen.values()):
             reinitialize(run.model, "unchanged", rescale=True)
 
     def _make_descent(self) -> ScoreDescent:
@@ -124,13 +129,17 @@ class LearnTopScores(Event):
         find_allocation(self.allocation)
         self._make_descent()
 
+    def outline(self, outline: RunOutline) -> None:
+        """Count the steps, which train no weight, and refuse masks that are there already."""
+        _outline_learning(outline, self.steps)
+
     def apply(self, run: ProcedureRun) -> None:
         """Learn the scores, and attach their masks."""
         found = find_prunable_variables(run.model)
-        shares = _share_out(found, self.allocation, run.density if self.density is None else self.density)
+        shares = _share_out(found, self.allocation, run.goal.density if self.density is None else self.density)
         masks = TopScoreMasks(found.prunable, shares, seed=run.seed)
         learn_masks(run, found.prunable, masks, self._make_descent(), self.steps)
-        _attach_learned(run, found.prunable, Masks(masks.choose()))
+        _attach_learned(run, found.prunable, masks.choose())
 
     def _make_descent(self) -> ScoreDescent:
         return ScoreDescent(self.learning_rate, self.momentum, self.weight_decay, cosine=True)
@@ -153,10 +162,15 @@ class PruneByTraining(Event):
     density: Fraction | None = None
     allocation: Any = None
 
+    def outline(self, outline: RunOutline) -> None:
+        """Say that there are masks; refuse a snapshot that nobody kept."""
+        outline.check_snapshot(self.initial)
+        outline.is_pruned = True
+
     def apply(self, run: ProcedureRun) -> None:
         """Find the masks, and attach them."""
         criterion = TRAINING_CRITERIA.find(self.criterion)
-        density = run.density if self.density is None and not criterion.decides else self.density
+        density = run.goal.density if self.density is None and not criterion.decides else self.density
         masks = find_masks_from_training(
             run.model,
             read_snapshot(run, self.initial),
@@ -167,6 +181,14 @@ class PruneByTraining(Event):
         )
         attach(run.model, masks)
         run.state.masks = masks
+
+
+def _outline_learning(outline: RunOutline, steps: int) -> None:
+    if outline.is_pruned:
+        raise OptionError("Masks are learned among all weights. Put the event before any that prunes.")
+    outline.step += steps
+    outline.learning_steps += steps
+    outline.is_pruned = True
 
 
 def _share_out(variables: PrunableVariables, allocation: Any, density: Fraction) -> list[Share]:
@@ -205,7 +227,10 @@ def _measure_draws(
 
 
 def _write_scaled(
-    variables: Sequence[ModelVariable], weights: dict[str, np.ndarray], factors: dict[str, np.ndarray], rescale: bool
+    variables: Sequence[ModelVariable],
+    weights: Mapping[str, np.ndarray],
+    factors: Mapping[str, np.ndarray],
+    rescale: bool,
 ) -> None:
     """Write weights times factors into the variables; rescaled, times the number of weights over the factors' sum."""
     for one in variables:
@@ -216,12 +241,17 @@ def _write_scaled(
         one.tensor.assign((weights[one.path] * factor).astype(weights[one.path].dtype))
 
 
-def _attach_learned(run: ProcedureRun, variables: tuple[ModelVariable, ...], masks: Masks) -> None:
+def _attach_learned(run: ProcedureRun, variables: tuple[ModelVariable, ...], chosen: Mapping[str, np.ndarray]) -> None:
     """Attach masks that were learned to a run's model, if they leave a network.
 
     Raises:
-        NetworkCollapseError: If they do not.
+        NetworkCollapseError: If they do not, and the run does not go on with a warning then.
     """
-    check_signal(run.model, variables, masks, run.data.train)
+    collapse = find_collapse(run.model, variables, chosen, run.data.train)
+    masks = Masks(chosen, collapse=collapse)
+    if collapse is not None:
+        if run.on_collapse == "raise":
+            raise NetworkCollapseError(collapse, masks, None)
+        warnings.warn(collapse, NetworkCollapseWarning, stacklevel=2)
     attach(run.model, masks)
     run.state.masks = masks

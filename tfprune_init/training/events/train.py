@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tfprune_init.checks import check_integer
 from tfprune_init.errors import OptionError
-from tfprune_init.training.events.event import Event
+from tfprune_init.training.events.event import Event, RunOutline
 
 if TYPE_CHECKING:
     from tfprune_init.training.procedures import ProcedureRun
@@ -37,14 +37,23 @@ class Train(Event):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), 1)
 
+    def outline(self, outline: RunOutline) -> None:
+        """Count the steps, and refuse to train backwards."""
+        stop = self._find_end(outline.step)
+        outline.training_steps += stop - outline.step
+        outline.step = stop
+
     def apply(self, run: ProcedureRun) -> None:
         """Train."""
-        stop = run.state.step + self.steps if self.steps is not None else self.until
-        assert stop is not None
-        if stop < run.state.step:
-            raise OptionError(f"The run is at step {run.state.step} already. Received: {self!r}.")
         run.renew_optimizer()
-        run.train(stop, self.watch)
+        run.train(self._find_end(run.state.step), self.watch)
+
+    def _find_end(self, step: int) -> int:
+        stop = step + self.steps if self.steps is not None else self.until
+        assert stop is not None
+        if stop < step:
+            raise OptionError(f"The run is at step {step} already. Received: {self!r}.")
+        return stop
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfprune_init.backend.model_state import find_layer_variables
-from tfprune_init.errors import OptionError
 from tfprune_init.graph.variables import find_prunable_variables
 from tfprune_init.masking.reinitialization import reinitialize
-from tfprune_init.training.events.event import Event
+from tfprune_init.training.events.event import Event, RunOutline
 
 if TYPE_CHECKING:
     from tfprune_init.training.procedures import ProcedureRun
@@ -22,6 +21,10 @@ class Snapshot(Event):
     """Keep the values of all variables of the model, moving statistics too, and the step, under a name."""
 
     name: str
+
+    def outline(self, outline: RunOutline) -> None:
+        """Note the step."""
+        outline.snapshots[self.name] = outline.step
 
     def apply(self, run: ProcedureRun) -> None:
         """Keep them."""
@@ -42,9 +45,15 @@ class Rewind(Event):
     weights: bool = True
     step: bool = True
 
+    def outline(self, outline: RunOutline) -> None:
+        """Go back to its step; refuse a snapshot that nobody kept."""
+        outline.check_snapshot(self.name)
+        if self.step:
+            outline.step = outline.snapshots[self.name]
+
     def apply(self, run: ProcedureRun) -> None:
         """Go back."""
-        step, values = _find_snapshot(run, self.name)
+        step, values = run.state.snapshots[self.name]
         if self.weights:
             run.write_model(values)
         if self.step:
@@ -65,6 +74,11 @@ class Reinitialize(Event):
     deviation_of: str | None = None
     weights: str | None = None
 
+    def outline(self, outline: RunOutline) -> None:
+        """Refuse a snapshot that nobody kept."""
+        if self.weights is not None:
+            outline.check_snapshot(self.weights)
+
     def apply(self, run: ProcedureRun) -> None:
         """Draw them."""
         given = None if self.weights is None else read_snapshot(run, self.weights)
@@ -77,16 +91,7 @@ def read_snapshot(run: ProcedureRun, name: str) -> dict[str, np.ndarray]:
     Args:
         run: The run.
         name: The snapshot.
-
-    Raises:
-        OptionError: If there is none of that name.
     """
-    _, values = _find_snapshot(run, name)
+    _, values = run.state.snapshots[name]
     kept = {id(one): value for one, value in zip(find_layer_variables(run.model), values, strict=True)}
     return {one.path: kept[id(one.tensor)] for one in find_prunable_variables(run.model).prunable}
-
-
-def _find_snapshot(run: ProcedureRun, name: str) -> tuple[int, list[np.ndarray]]:
-    if name not in run.state.snapshots:
-        raise OptionError(f"There is no snapshot {name!r}. Put a Snapshot of that name before.")
-    return run.state.snapshots[name]

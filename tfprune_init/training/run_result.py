@@ -1,0 +1,68 @@
+"""What a run gives: the model, its masks, and a report of what it reached and cost."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+from typing import IO, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from tfprune_init.backend.protocols import Model
+from tfprune_init.files import write_json
+from tfprune_init.masks import Masks
+from tfprune_init.training.cost import TrainingCost
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run gives.
+
+    Attributes:
+        model: The trained model, with its masks attached.
+        masks: The masks; None if nothing was pruned.
+        cost: What the run has cost.
+        history: What was measured on the test data, in order: dicts with "event", "step", "density", and the numbers
+            of `model.evaluate`. The last is of the end.
+        epochs: What `fit` logged on the training data, epoch by epoch.
+        search: What `PruningReport.to_dict` gave of the last search for masks; None where there was none.
+    """
+
+    model: Model
+    masks: Masks | None
+    cost: TrainingCost
+    history: list[dict[str, Any]]
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    search: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the model and the masks themselves, in types that JSON knows."""
+        known = self.masks
+        masks = known and {"size": known.size, "kept": known.kept, "fingerprint": known.fingerprint}
+        return {
+            "masks": masks,
+            "cost": asdict(self.cost),
+            "history": self.history,
+            "epochs": self.epochs,
+            "search": self.search,
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_dict()` as JSON."""
+        write_json(path, self.to_dict())
+
+    def print(self, file: IO[str] | None = None) -> None:
+        """Print what was measured, and the cost; to standard output if no `file` is given."""
+        console = Console(file=file)
+        names = [name for name in self.history[-1] if name not in ("event", "step", "density")]
+        table = Table(title=f"{self.model.name} on the test data", title_justify="left", box=box.SIMPLE_HEAD)
+        table.add_column("")
+        for name in ("step", "weights kept", *names):
+            table.add_column(name, justify="right")
+        for row in self.history:
+            measured = [f"{row[name]:.4f}" for name in names]
+            table.add_row(str(row["event"]), f"{row['step']:,}", f"{row['density']:.2%}", *measured)
+        console.print(table)
+        console.print(self.cost.describe(), highlight=False)
