@@ -49,10 +49,20 @@ def blocks(page: str, language: str) -> list[str]:
         ("docs/guide.md", nullcontext),
         ("docs/losses.md", nullcontext),
         ("docs/training.md", nullcontext),
+        ("docs/supermasks.md", nullcontext),
         ("docs/k_winners.md", nullcontext),
         pytest.param("docs/experiments.md", nullcontext, marks=pytest.mark.slow),
     ],
-    ids=["README", "README, exported by processes", "guide", "losses", "training", "k_winners", "experiments"],
+    ids=[
+        "README",
+        "README, exported by processes",
+        "guide",
+        "losses",
+        "training",
+        "supermasks",
+        "k_winners",
+        "experiments",
+    ],
 )
 def test_code_of_pages_runs(
     page: str, scripts: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
