@@ -26,6 +26,7 @@ from tfprune_cli.commands import methods as methods_command
 from tfprune_cli.program import list_commands
 from tfprune_cli.saved_models import load_model
 from tfprune_cli.zeros import check_zeros
+from tfprune_init.training import RECIPES
 
 QUICKSTART = Path(__file__).resolve().parents[1] / "examples" / "quickstart.py"
 SPARSITY = 0.95
@@ -253,7 +254,7 @@ def test_interrupted_exits_with_130(monkeypatch, tmp_path):
     def interrupt(**options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(methods_command.run, "callback", interrupt)
+    monkeypatch.setattr(methods_command.execute, "callback", interrupt)
     assert call("methods", cwd=tmp_path) == Finished(130, "", "tfprune: interrupted\n")
 
 
@@ -327,6 +328,8 @@ def test_methods_lists_every_method(tmp_path):
     for name in METHODS:
         assert f"│ {name} " in done.out
         assert re.search(rf"^{name} ", done.out, re.MULTILINE)
+    for name in RECIPES:
+        assert f"│ {name} " in done.out
 
 
 @pytest.fixture(scope="module")

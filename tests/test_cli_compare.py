@@ -256,3 +256,17 @@ def test_the_page_of_a_run(folder: Path, tmp_path: Path) -> None:
     assert done.code == 1
     assert "tfprune prune" in done.err
     assert not (tmp_path / "no.html").exists()
+
+
+def test_a_procedure_in_the_file(here: Path, tmp_path: Path) -> None:
+    methods = 'methods = ["snip", { method = "lottery_ticket", rate = 0.5, label = "LT" }]'
+    lines = [methods if line.startswith("methods") else line for line in CONFIG.splitlines()]
+    (here / "ticket.toml").write_text("\n".join(lines))
+    done = call("compare", "ticket.toml", "--out", str(tmp_path / "out"), cwd=here)
+    assert done.code == 0, done.err
+    assert [line.split()[-1] for line in done.out.splitlines() if line.strip().startswith(("dense", "snip", "LT"))] == [
+        *("4", "4", "8")
+    ]
+    page = call("report", str(tmp_path / "out"), "-o", "page.html", cwd=tmp_path)
+    assert (page.code, page.err) == (0, "")
+    assert ">Cost</h2>" in (tmp_path / "page.html").read_text()

@@ -23,7 +23,7 @@ import tf_keras
 from command import DIGITS, METHODS, MODULE, SCRIPT, Finished, call, environment, run, scripts_in_process
 
 import tfprune_init as tpi
-from tfprune_cli.commands.prune import run as prune_command
+from tfprune_cli.commands.prune import execute as prune_command
 from tfprune_cli.data import load_data
 from tfprune_cli.program import list_commands
 from tfprune_init import datasets
@@ -33,6 +33,7 @@ from tfprune_init.methods import find_method
 from tfprune_init.options import OPTIONS, SearchOptions
 from tfprune_init.scoring.criteria import CRITERIA
 from tfprune_init.selection import GRANULARITIES
+from tfprune_init.training import RECIPES
 
 SPARSITY = 0.8
 LOGITS = ("--loss", "sparse_categorical_crossentropy", "--from-logits")
@@ -558,9 +559,11 @@ def test_methods_as_json(tmp_path: Path) -> None:
     done = call("methods", "--json", cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
     listed = {row["name"]: row for row in json.loads(done.out)}
-    assert tuple(listed) == METHODS
-    for name, row in listed.items():
-        method = find_method(name)
+    assert tuple(listed) == (*METHODS, *RECIPES)
+    assert listed["lottery_ticket"]["options"] == sorted(RECIPES["lottery_ticket"].options)
+    assert {row["kind"] for row in listed.values()} == {"before training", "while training"}
+    for name in METHODS:
+        row, method = listed[name], find_method(name)
         expected = method.steps, method.granularity, method.shares.name, method.needs_data
         assert (row["steps"], row["granularity"], row["allocation"], row["needs_data"]) == expected
     assert "temperature" in listed["grasp"]["options"]

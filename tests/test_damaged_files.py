@@ -29,7 +29,7 @@ from mutations import (
 from tflite_files import DEFAULT, SPARSE, converted, dense_model, sparse_kernel
 
 import tfprune_init as tpi
-from tfprune_cli.commands.show import run as show_command
+from tfprune_cli.commands.show import execute as show_command
 from tfprune_cli.comparison_file import find_loss_named, make_optimizer, read_config
 from tfprune_cli.run_folder import open_run
 from tfprune_cli.saved_models import load_model

@@ -12,9 +12,11 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -26,6 +28,7 @@ import tfprune_init as tpi
 from tfprune_init.errors import DataError, ModelError, OptionError, PruningError
 from tfprune_init.experiments import Results, Run
 from tfprune_init.experiments.guessing import is_above_guessing
+from tfprune_init.training import RECIPES, Event, Prune, RunPlan, Train, register_recipe
 from tfprune_init.training.inputs import ExperimentData, model_fingerprint
 
 RNG = np.random.default_rng(0)
@@ -103,9 +106,11 @@ def test_a_run_is_what_one_would_do_by_hand(method: str, results: Results) -> No
         report = tpi.prune_at_init(model, TRAIN, sparsity=0.8, method=method, seed=1)
         assert report.masks == results.masks(run).carried_to(model)
         assert list(results.masks(run)) == ["dense/kernel", "dense_1/kernel"]
-    shuffled = tf.data.Dataset.from_tensor_slices(TRAIN).shuffle(192, seed=1, reshuffle_each_iteration=True).batch(128)
-    keras.utils.set_random_seed(1)
-    losses = model.fit(shuffled, epochs=2, verbose=0, shuffle=False).history["loss"]
+    losses = []
+    for epoch in range(2):
+        order = np.random.default_rng([1, epoch]).permutation(192)
+        fitted = model.fit(TRAIN[0][order], TRAIN[1][order], batch_size=128, verbose=0, shuffle=False)
+        losses += fitted.history["loss"]
     logits = model.predict(TEST[0], verbose=0).astype("float64")
     assert run.accuracy == pytest.approx(np.mean(logits.argmax(-1) == TEST[1]), abs=1e-6)
     likelihoods = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -119,6 +124,106 @@ def test_steps_and_their_objective(tmp_path: Path) -> None:
     assert (run.label, run.method, run.options, run.seed) == ("FORCE", "force", {"steps": 3}, 5)
     assert [step["kept"] for step in run.steps] == [int(176 * 0.25 ** (t / 3)) for t in (1, 2, 3)]
     assert all(step["objective"] > 0 for step in run.steps)
+
+
+# --- procedures that train several times --------------------------------------------------------------------------
+
+
+class Fuse(Event):
+    """Fails as long as there is a file; lists the runs that reached it."""
+
+    file: Path
+    reached: ClassVar[list[int]] = []
+
+    def __repr__(self) -> str:
+        return "Fuse()"
+
+    def apply(self, run: Any) -> None:
+        Fuse.reached.append(run.state.step)
+        if self.file.exists():
+            raise ZeroDivisionError("boom")
+
+
+@pytest.fixture
+def recipes() -> Iterator[None]:
+    def twice(plan: RunPlan, *, first: int = 1) -> list[Event]:
+        """Make a procedure that decides itself."""
+        return [Train(first), Prune("magnitude", Fraction(1, 4)), Fuse(), Train(plan.steps)]
+
+    register_recipe("twice", decides_sparsity=True)(twice)
+    yield
+    del RECIPES["twice"]
+
+
+def test_procedures_are_compared_with_methods_and_their_cost_is_told(tmp_path: Path) -> None:
+    ticket = {"method": "lottery_ticket", "rate": 0.5, "rewind_to": 1, "label": "LT"}
+    rows = compared(tmp_path, methods=["force", ticket], sparsities=[0.5, 0.75], seeds=[1])
+    dense, *force, half, quarter = rows
+    # 192 examples are 2 steps an epoch, so 4 steps a training; a multiply-add a weight, three passes an example.
+    assert (dense.training_steps, dense.scoring_steps, dense.multiply_adds) == (4, 0, 3 * 2 * 192 * 176)
+    assert [(run.training_steps, run.scoring_steps, run.kept) for run in force] == [(4, 61, 88), (4, 61, 44)]
+    assert [(run.training_steps, run.scoring_steps, run.kept) for run in (half, quarter)] == [(7, 0, 88), (10, 0, 44)]
+    # Step 0 has 128 examples and the others alternate: 1 + 3 dense steps, then 3 steps at each density.
+    assert quarter.multiply_adds == 3 * ((192 * 2) * 176 + (192 * 2 - 128) * (88 + 44))
+    alone = tpi.run(
+        *("lottery_ticket", lambda: prepared(build()), (TRAIN, TEST)),
+        **{"sparsity": 0.75, "epochs": 2, "seed": 1, "rate": 0.5, "rewind_to": 1, "verbose": 0},
+    )
+    assert alone.masks is not None
+    assert rows.masks(quarter).carried_to(alone.model) == alone.masks
+    assert quarter.accuracy == alone.history[-1]["accuracy"]
+    assert quarter.loss == alone.history[-1]["loss"]
+    assert [epoch["loss"] for epoch in quarter.history] == [epoch["loss"] for epoch in alone.epochs]
+    assert not (tmp_path / "states").exists()
+    text = io.StringIO()
+    rows.print(text)
+    (line,) = [line for line in text.getvalue().splitlines() if "LT" in line]
+    assert line.rstrip().endswith("7 to 10")
+
+
+def prepared(model: Any) -> Any:
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(adam(), loss, metrics=["accuracy"])
+    return model
+
+
+def test_a_procedure_that_failed_goes_on_where_it_was(recipes: None, tmp_path: Path) -> None:
+    Fuse.file = tmp_path / "fuse"
+    Fuse.file.touch()
+    Fuse.reached.clear()
+    asked = {"methods": [{"method": "twice", "first": 3}], "sparsities": [0.5, 0.9], "seeds": [0], "dense": False}
+    (broken,) = compared(tmp_path / "out", **asked)
+    assert broken.status == "failed"
+    assert "boom" in broken.error
+    state = tmp_path / "out" / "states" / broken.id
+    assert json.loads((state / "state.json").read_text())["done"] == 2
+    Fuse.file.unlink()
+    (mended,) = compared(tmp_path / "out", **asked)
+    assert (mended.status, mended.sparsity, mended.kept, mended.training_steps) == ("trained", None, 44, 4)
+    assert Fuse.reached == [3, 3]
+    assert not state.parent.exists()
+    (whole,) = compared(tmp_path / "whole", **asked)
+    assert replace(whole, prune_seconds=0, train_seconds=0) == replace(mended, prune_seconds=0, train_seconds=0)
+    assert Results([whole], tmp_path).summary()[0].density == 0.25
+    text = io.StringIO()
+    Results([whole], tmp_path).print(text)
+    assert "at 75.00%" in text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"method": "lottery_tiket"}, "There is no method 'lottery_tiket'. Did you mean 'lottery_ticket'"),
+        ({"method": "lottery_ticket", "rat": 0.5}, "has no option 'rat'. Did you mean 'rate'"),
+        ({"method": "lottery_ticket", "rewind_to": 4}, "rewind_to must be before the end of training"),
+        ({"method": "lottery_ticket", "seed": 4}, "The comparison sets seed itself"),
+        ({"method": "lottery_ticket", "on_collapse": "no"}, "on_collapse"),
+    ],
+)
+def test_procedures_are_refused_before_anything_runs(method: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=message):
+        compared(tmp_path / "out", methods=["snip", method])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

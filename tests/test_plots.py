@@ -70,6 +70,18 @@ def stepped() -> Results:
     return Results([*runs, run("force", 0.99, 0, 0.7)], "unused")
 
 
+def costly() -> Results:
+    """Four methods at two sparsities, of which one trains ten times and one finds its sparsity itself."""
+    runs = [run("dense", 0.0, seed, 0.95, multiply_adds=2_000_000) for seed in range(2)]
+    for sparsity in (0.9, 0.99):
+        for seed in range(2):
+            runs.append(run("snip", sparsity, seed, 0.8 + 0.1 * seed, multiply_adds=200_000))
+            runs.append(run("lottery_ticket", sparsity, seed, 0.9, multiply_adds=8_000_000 + 4_000_000 * seed))
+            runs.append(run("early", sparsity, seed, 0.5))
+    own = run("threshold", 0.93, 0, 0.85, multiply_adds=3_000_000)
+    return Results([*runs, replace(own, sparsity=None)], "unused")
+
+
 @pytest.fixture(scope="module")
 def lenet() -> Any:
     model = lenet_300_100((8, 8, 1), 10, seed=0)
@@ -135,6 +147,8 @@ FIGURES: dict[str, Callable[[Callable[[str], Any]], Any]] = {
     "accuracy": lambda get: plots.accuracy_curve(comparison()),
     "accuracy, one seed": lambda get: plots.accuracy_curve([r for r in comparison() if r.seed == 1], title="Digits"),
     "steps": lambda get: plots.steps_curve(stepped()),
+    "cost": lambda get: plots.cost_curve(costly(), sparsity=0.9),
+    "cost of one": lambda get: plots.cost_curve([run("snip", 0.9, 0, 0.5, multiply_adds=3_000_000)]),
     "layers": lambda get: plots.layer_densities(get("masks")),
     "layers of ResNet50": lambda get: plots.layer_densities(get("deep")),
     "weights": lambda get: plots.weight_histograms(get("lenet"), get("masks")["snip"], paths="dense1/kernel"),
@@ -312,6 +326,32 @@ def test_several_methods_with_steps_are_told_apart() -> None:
     (axes,) = plots.steps_curve(runs).axes
     labels = [line.get_label() for line in axes.get_lines() if line.get_marker() in ("o", "s")]
     assert labels == ["force, exponential schedule, batches=2", "iter_snip, exponential schedule, batches=2"]
+
+
+def test_accuracy_against_cost() -> None:
+    (axes,) = plots.cost_curve(costly(), sparsity=0.9).axes
+    shown = {
+        "snip": (0.1, 85),
+        "lottery_ticket": (5, 90),
+        "threshold, 93% reached": (1.5, 85),
+        "dense, trained once": (1, 95),
+    }
+    for label, (cost, accuracy) in shown.items():
+        x, y = line_of(axes, label).get_data()
+        np.testing.assert_allclose((*x, *y), (cost, accuracy))
+    assert "early" not in " ".join(line.get_label() for line in axes.get_lines())  # no cost is known of it
+    low, high = axes.get_xlim()
+    assert low < 0.1 < 5 < high
+    with pytest.raises(OptionError, match=r"Choose one sparsity: sparsity=0\.9"):
+        plots.cost_curve(costly())
+    with pytest.raises(OptionError, match="No run says what it cost"):
+        plots.cost_curve(comparison())
+
+
+def test_what_a_procedure_finds_stands_where_it_is() -> None:
+    (axes,) = plots.accuracy_curve(costly()).axes
+    x, y = line_of(axes, "threshold").get_data()
+    np.testing.assert_allclose((*x, *y), (0.07, 85), rtol=0.05)
 
 
 # -------------------------------------------------------------------------------------------------------- layers

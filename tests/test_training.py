@@ -273,6 +273,11 @@ def test_batches_of_a_step_are_the_same_at_every_visit() -> None:
     assert numbers(dataset, 3, 6) == numbers(dataset, 0, 3)
     assert numbers(arrays, 3, 6) != numbers(arrays, 0, 3)
     assert numbers(Feed(ExperimentData((X, labels), (X, labels)), seed=4), 0, 1) != numbers(arrays, 0, 1)
+    named = Feed(ExperimentData(({"a": X, "b": labels}, labels), (X, labels)), seed=3)
+    for inputs, wanted in named.batches(0, 2):
+        assert inputs["a"].shape[1:] == (6,)
+        np.testing.assert_array_equal(inputs["b"], wanted)
+    assert numbers(named, 1, 4) == numbers(arrays, 1, 4)
 
 
 def test_watched_training_says_where_the_loss_was_smallest() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -108,12 +108,12 @@ class _NamedOptimizer:
         return keras.optimizers.get({"class_name": self.name, "config": dict(self.settings)})
 
 
-def find_model(name: Any, data: NamedData) -> Any:
+def find_model(name: Any, data: Callable[[], Any]) -> Any:
     """Return the function that builds the model of that name.
 
     Args:
         name: A model of `tfprune_init.models`, or "package.module:function".
-        data: The data, whose shape a model of the library is built for.
+        data: Returns the data, whose shape a model of the library is built for.
 
     Raises:
         OptionError: If there is none.

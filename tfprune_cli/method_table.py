@@ -1,4 +1,4 @@
-"""The pruning methods, as a table for the terminal and as data for programs."""
+"""The methods, as tables for the terminal and as data for programs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from tfprune_init.methods import Method, find_method, list_methods
+from tfprune_init.training import RECIPES
 
 
 def describe_methods() -> list[dict[str, Any]]:
-    """Return everything the register says of each method, in types that JSON knows."""
-    return [
+    """Return everything the registers say of each method, in types that JSON knows: "kind" tells the two apart."""
+    before = [
         {
             "name": name,
+            "kind": "before training",
             "summary": method.summary,
             "criterion": method.criterion,
             "schedule": _name_schedule(method),
@@ -31,12 +33,24 @@ def describe_methods() -> list[dict[str, Any]]:
         }
         for name, method in ((name, find_method(name)) for name in list_methods())
     ]
+    procedures = [
+        {
+            "name": recipe.name,
+            "kind": "while training",
+            "summary": recipe.summary,
+            "decides_sparsity": recipe.decides_sparsity,
+            "trains_weights": recipe.trains_weights,
+            "options": sorted(recipe.options),
+        }
+        for recipe in RECIPES.values()
+    ]
+    return [*before, *procedures]
 
 
 def print_methods(console: Console) -> None:
-    """Print the settings of every method, then what each does and which paper it is from.
+    """Print the settings of every method, what each does and which paper it is from, and the procedures.
 
-    Two tables, because one with all of it fits no terminal of 80 columns.
+    Several tables, because one with all of it fits no terminal of 80 columns.
 
     Args:
         console: Where to.
@@ -59,6 +73,13 @@ def print_methods(console: Console) -> None:
     console.print(settings)
     console.print()
     console.print(meanings)
+    procedures = Table(title="Procedures: they prune while they train, with tfprune run", title_justify="left")
+    procedures.add_column("method")
+    procedures.add_column("what it does, and its options", overflow="fold")
+    for recipe in RECIPES.values():
+        options = ", ".join(recipe.options)
+        procedures.add_row(recipe.name, Text(recipe.summary) + Text(f"\n{options}", "dim"), end_section=True)
+    console.print(procedures)
 
 
 def _name_schedule(method: Method) -> str:

@@ -9,6 +9,7 @@ from tfprune_init.methods import Method, find_method, list_methods
 from tfprune_init.scoring.criteria import CRITERIA
 from tfprune_init.scoring.training_criteria import TRAINING_CRITERIA
 from tfprune_init.selection import ALLOCATIONS, GRANULARITIES
+from tfprune_init.training import RECIPES
 
 _HEAD = """# Methods
 
@@ -48,6 +49,15 @@ small_init and random do not, and large_init is near random.
 """
 
 
+_WHILE_TRAINING = """
+## Procedures
+
+Methods that prune while they train, each an ordered list of events: `tpi.run("lottery_ticket", ...)`, `tfprune run`,
+and beside the methods above in `tpi.compare`. [training.md](training.md) explains them and their options. Sparsity:
+exact, or found by the procedure itself.
+"""
+
+
 def build_methods_page() -> str:
     """Return the page, as Markdown."""
     return "\n".join(
@@ -68,6 +78,9 @@ def build_methods_page() -> str:
             _CONTROLS,
             _AFTER_TRAINING,
             *_training_criteria(),
+            _WHILE_TRAINING,
+            *_procedures(),
+            "",
         ]
     )
 
@@ -132,6 +145,15 @@ def _training_criteria() -> Iterable[str]:
     yield _row(*["---"] * 2)
     for one in TRAINING_CRITERIA.values():
         yield _row(f"`{one.name}`", one.formula)
+
+
+def _procedures() -> Iterable[str]:
+    yield _row("`method=`", "what it does", "sparsity", "trains weights", "options")
+    yield _row(*["---"] * 5)
+    for recipe in RECIPES.values():
+        options = ", ".join(f"`{name}={default!r}`" for name, default in recipe.defaults.items())
+        asked = "found" if recipe.decides_sparsity else "exact"
+        yield _row(f"`{recipe.name}`", recipe.summary, asked, "yes" if recipe.trains_weights else "no", options)
 
 
 def _row(*cells: str) -> str:

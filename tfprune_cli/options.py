@@ -78,6 +78,16 @@ def loss_options(function: F) -> F:
     return loss(logits(function))
 
 
+def budget_option(function: F) -> F:
+    """Add `--budget`, a pair of kind and value."""
+    return table_option(
+        "budget",
+        type=Setting(),
+        metavar="KIND=VALUE",
+        help=read_table()["budget"]["help"] + ", such as multiply_adds=0.3",
+    )(function)
+
+
 def seed_option(use: str) -> Callable[[F], F]:
     """Add `--seed`; `use` says what it is the seed of."""
     return table_option("seed", type=WholeNumber(0, LARGEST_SEED), help=use)

@@ -27,6 +27,8 @@ _EPILOG = """examples:
   tfprune prune m.keras --data digits --sparsity 0.95 -o run
                                          prune a saved model into the folder run
   tfprune train run --epochs 20          train it, pruned weights at zero
+  tfprune run lottery_ticket m.keras --data digits --sparsity 0.9 -o run
+                                         any method from start to end
   tfprune show run                       what is left, and how accurate it is
   tfprune export run -o m.tflite         a verified TFLite file of it
   tfprune inspect m.tflite               what is inside a TFLite file
@@ -58,7 +60,7 @@ class LazyGroup(click.Group):
         """Return the command of that name, or None."""
         if cmd_name not in list_commands():
             return None
-        found: click.Command = import_module(f"{commands.__name__}.{cmd_name}").run
+        found: click.Command = import_module(f"{commands.__name__}.{cmd_name}").execute
         return found
 
     def resolve_command(

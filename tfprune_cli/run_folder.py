@@ -13,14 +13,25 @@ from typing import Any, TypedDict
 import numpy as np
 
 from tfprune_cli.saved_models import MODEL_FILE
+from tfprune_cli.zeros import check_zeros
 from tfprune_init.backend.protocols import Model
-from tfprune_init.errors import OptionError
-from tfprune_init.experiments.storage import MASKS_FILE, PRUNED, REPORT_FILE, RUN_FILE, read_json, read_run_file
+from tfprune_init.errors import OptionError, PruningError
+from tfprune_init.experiments.storage import (
+    MASKS_FILE,
+    PRUNED,
+    REPORT_FILE,
+    RUN_FILE,
+    read_json,
+    read_run_file,
+    write_run_file,
+)
 from tfprune_init.files import atomic_folder, atomic_write, read_npz, write_json
 from tfprune_init.graph.variables import SkippedVariable
+from tfprune_init.masking.wrapper import strip
 from tfprune_init.masks import Masks
 from tfprune_init.methods.mask_search import PruningStep
 from tfprune_init.records import check_record
+from tfprune_init.training import RunResult
 
 UNTRAINED_FILE = "untrained.keras"
 INITIAL_FILE = "initial.npz"
@@ -152,9 +163,8 @@ def open_run(folder: str | os.PathLike[str]) -> RunFolder:
     return RunFolder(path, about)
 
 
-@contextmanager
-def new_run(output: str, *, overwrite: bool) -> Iterator[Path]:
-    """Yield a folder to write a run into, which takes the name `output` at the end, if all went well.
+def check_output(output: str, *, overwrite: bool) -> Path:
+    """Return the folder that a new run is to have.
 
     Raises:
         OptionError: If there is something of that name: a file, or a folder with something in it. With `overwrite`,
@@ -168,9 +178,54 @@ def new_run(output: str, *, overwrite: bool) -> Iterator[Path]:
         raise OptionError(f"{output!r} holds other things than a run. Give a new folder with -o.")
     if there and not overwrite:
         raise OptionError(f"There is a run in {output!r}. Give a new folder with -o, or replace it with --overwrite.")
+    return folder
+
+
+@contextmanager
+def new_run(output: str, *, overwrite: bool) -> Iterator[Path]:
+    """Yield a folder to write a run into, which takes the name `output` at the end, if all went well.
+
+    Raises:
+        OptionError: As `check_output`.
+    """
+    folder = check_output(output, overwrite=overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(folder, replace=there) as part:
+    with atomic_folder(folder, replace=is_run(folder)) as part:
         yield part
+
+
+def write_trained(
+    folder: Path,
+    result: RunResult,
+    initial: Mapping[str, np.ndarray],
+    about: Mapping[str, Any],
+    training: Mapping[str, Any],
+) -> None:
+    """Write the run of a method that trained.
+
+    Args:
+        folder: The folder to fill.
+        result: What the run gave.
+        initial: The weights that the prunable variables began with, by path.
+        about: What run.json says, but the versions.
+        training: How it was trained.
+
+    Raises:
+        PruningError: If it pruned nothing, or a pruned weight is not exactly zero.
+    """
+    if result.masks is None or result.report is None:
+        raise PruningError("The method pruned nothing, so there is no run to write.")
+    model = strip(result.model)
+    check_zeros(model, result.masks)
+    model.save(folder / MODEL_FILE)
+    result.masks.save(folder / MASKS_FILE)
+    write_initial(folder, {path: initial[path] for path in result.masks if path in initial})
+    result.report.save(folder / REPORT_FILE)
+    epochs: list[dict[str, Any]] = [{"epoch": number, **values} for number, values in enumerate(result.epochs, 1)]
+    last = result.history[-1]
+    epochs[-1] |= {f"val_{name}": last[name] for name in last if name not in ("event", "step", "density")}
+    write_json(folder / HISTORY_FILE, {"trainings": [training], "epochs": epochs}, allow_nan=False)
+    write_run_file(folder, PRUNED, {**about, "versions": result.report.versions})
 
 
 def write_initial(folder: Path, weights: Mapping[str, np.ndarray]) -> None:

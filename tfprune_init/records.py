@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 import types
 from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -15,7 +16,7 @@ def check_record(value: Any, expected: Any, place: str) -> None:
 
     Args:
         value: What JSON knows: dicts, lists, strings, numbers, True, False and None.
-        expected: Its type: a TypedDict or dataclass (a dict with all of its fields, and perhaps others), `list[...]`,
+        expected: Its type: a TypedDict or dataclass (a dict with all fields that have no default), `list[...]`,
             `dict[str, ...]`, a union, `Any`, or a plain type. Tuples are lists, as in JSON, and integers are
             floats too; booleans are neither.
         place: Where the value is from, to begin the message with.
@@ -34,6 +35,25 @@ def check_record(value: Any, expected: Any, place: str) -> None:
     if misfit is not None:
         where, problem, received = misfit
         raise OptionError(f"{place}: {where or 'it'} {problem}. Received: {received!r:.80}")
+
+
+def parse_json(text: bytes, expected: Any, place: str) -> Any:
+    """Return what a text of JSON says.
+
+    Args:
+        text: The text, in UTF-8.
+        expected: What it must have, see `check_record`.
+        place: Where it is from, to begin messages with.
+
+    Raises:
+        OptionError: If it is no JSON, or says something else.
+    """
+    try:
+        value = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f"{place}: {error}.") from error
+    check_record(value, expected, place)
+    return value
 
 
 def _find_misfit(value: Any, expected: Any, where: str) -> tuple[str, str, Any] | None:
@@ -66,7 +86,9 @@ def _find_misfit(value: Any, expected: Any, where: str) -> tuple[str, str, Any] 
 def _find_field_misfit(value: Any, expected: Any, where: str) -> tuple[str, str, Any] | None:
     if not isinstance(value, dict):
         return where, "is no dict", value
-    optional = getattr(expected, "__optional_keys__", ())
+    optional = getattr(expected, "__optional_keys__", None) or [
+        name for name, field in getattr(expected, "__dataclass_fields__", {}).items() if _has_default(field)
+    ]
     for name, hint in get_type_hints(expected).items():
         if name not in value:
             if name in optional:
@@ -76,6 +98,10 @@ def _find_field_misfit(value: Any, expected: Any, where: str) -> tuple[str, str,
         if misfit is not None:
             return misfit
     return None
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
 def _is_instance(value: Any, expected: type) -> bool:

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
@@ -23,6 +24,7 @@ from tfprune_init.graph.output_kernels import find_output_kernels
 from tfprune_init.graph.variables import ModelVariable, SkippedVariable
 from tfprune_init.masks import Masks
 from tfprune_init.methods.mask_search import PruningStep, SearchResult
+from tfprune_init.selection.connectivity import Connectivity
 from tfprune_init.version import __version__
 
 
@@ -67,7 +69,7 @@ class PruningReport:
         options: What the method ran with: schedule, steps, granularity, allocation, regrow, seed and the rest.
         loss: The loss that judged connections, in words; None for methods that look at none.
         masks: What is kept.
-        requested_sparsity: Sparsity asked for; None where a budget was.
+        requested_sparsity: Sparsity asked for; None where a budget was, or the method finds itself how much stays.
         budget: The budget: what it limits, what was asked for, the limit, what the dense network has, what is left, and
             how it was counted; None where a sparsity was asked for.
         layers: One row for each pruned variable, in their fixed order.
@@ -189,7 +191,7 @@ class PruningReport:
 
     def _asked(self) -> str:
         if self.budget is None:
-            return f"asked for {self.requested_sparsity:.4%}"
+            return "as it was found" if self.requested_sparsity is None else f"asked for {self.requested_sparsity:.4%}"
         what, got, limit = self.budget["kind"].replace("_", "-"), self.budget["got"], self.budget["limit"]
         return f"budget: {got:,} of at most {limit:,} {what}, {self.budget['counted']}"
 
@@ -248,25 +250,7 @@ def conclude_search(model: Model, found: SearchResult, prune_bias: bool) -> Prun
 def build_report(model: Model, found: SearchResult, prune_bias: bool) -> PruningReport:
     """Put a report together from what a search found."""
     left, goal = found.connectivity, found.goal
-    ends = find_output_kernels(model, found.variables.prunable)
-
-    def row(target: ModelVariable) -> LayerRow:
-        def units(axes: tuple[int, ...]) -> int:
-            return int(np.prod([target.shape[axis] for axis in axes], dtype=np.int64)) if axes else 0
-
-        return LayerRow(
-            path=target.path,
-            shape=target.shape,
-            size=target.size,
-            kept=int(np.count_nonzero(found.masks[target.path])),
-            inputs=units(target.units.inputs),
-            dead_inputs=left.dead_inputs[target.path],
-            outputs=units(target.units.outputs),
-            dead_outputs=left.dead_outputs[target.path],
-            makes_outputs=target.path in ends,
-        )
-
-    layers = tuple(row(target) for target in found.variables.prunable)
+    layers = list_layers(model, found.variables.prunable, found.masks, left)
     cut = any(one.makes_outputs and one.dead_outputs for one in layers)
     return PruningReport(
         model=model.name,
@@ -284,12 +268,49 @@ def build_report(model: Model, found: SearchResult, prune_bias: bool) -> Pruning
         connected=False if cut or found.collapse else left.connected,
         signal=left.signal,
         seconds=found.seconds,
-        versions={
-            "tfprune_init": __version__,
-            "tensorflow": tf.__version__,
-            compat.get_package_name(model): compat.get_keras_version(model),
-            "keras": keras.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        versions=list_versions(model),
     )
+
+
+def list_layers(
+    model: Model, targets: Sequence[ModelVariable], masks: Masks, left: Connectivity
+) -> tuple[LayerRow, ...]:
+    """Say what is left of each pruned variable.
+
+    Args:
+        model: The model.
+        targets: Its pruned variables.
+        masks: What is kept of them.
+        left: What is left of the network.
+    """
+    ends = find_output_kernels(model, targets)
+
+    def row(target: ModelVariable) -> LayerRow:
+        def units(axes: tuple[int, ...]) -> int:
+            return int(np.prod([target.shape[axis] for axis in axes], dtype=np.int64)) if axes else 0
+
+        return LayerRow(
+            path=target.path,
+            shape=target.shape,
+            size=target.size,
+            kept=int(np.count_nonzero(masks[target.path])),
+            inputs=units(target.units.inputs),
+            dead_inputs=left.dead_inputs[target.path],
+            outputs=units(target.units.outputs),
+            dead_outputs=left.dead_outputs[target.path],
+            makes_outputs=target.path in ends,
+        )
+
+    return tuple(row(target) for target in targets)
+
+
+def list_versions(model: Model) -> dict[str, str]:
+    """Return the versions of what a report is made with."""
+    return {
+        "tfprune_init": __version__,
+        "tensorflow": tf.__version__,
+        compat.get_package_name(model): compat.get_keras_version(model),
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }

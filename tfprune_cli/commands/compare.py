@@ -43,7 +43,7 @@ and, if wanted:
     "--processes", type=WholeNumber(1, 1024), metavar="N", help="runs at a time, each in a process of its own"
 )
 @json_option
-def run(config: str, out: str | None, processes: int | None, as_json: bool) -> None:
+def execute(config: str, out: str | None, processes: int | None, as_json: bool) -> None:
     """Compare, and print the summary."""
     from dataclasses import asdict
 

@@ -57,7 +57,7 @@ _EXAMPLES = """examples:
 @click.option(
     "--output", metavar="DIR", type=click.Path(), help="keep the TFLite files and the report here (default: keep none)"
 )
-def run(
+def execute(
     dataset: str,
     data_dir: str | None,
     model: str | None,

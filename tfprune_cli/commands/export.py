@@ -71,7 +71,7 @@ _SPARSE: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
 @click.option("--no-measure", is_flag=True, help="don't load and time the files, which takes seconds")
 @click.option("--plot", metavar="FILE", type=click.Path(), help="write a picture of the report, such as edge.png")
 @json_option
-def run(
+def execute(
     source: str,
     output: str,
     quantize: str | None,

@@ -19,7 +19,7 @@ _EXAMPLES = """examples:
 @command("inspect", summary="say what is inside a TFLite file", about=_ABOUT, examples=_EXAMPLES)
 @click.argument("file", metavar="FILE", type=click.Path(), help="a .tflite file")
 @json_option
-def run(file: str, as_json: bool) -> None:
+def execute(file: str, as_json: bool) -> None:
     """Print what is inside a TFLite file."""
     from rich.console import Console
 

@@ -27,7 +27,7 @@ _EXAMPLES = """examples:
 )
 @click.option("--markdown", is_flag=True, help="print the whole page of docs/methods.md")
 @json_option
-def run(markdown: bool, as_json: bool) -> None:
+def execute(markdown: bool, as_json: bool) -> None:
     """List the methods."""
     from rich.console import Console
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import click
 from tfprune_cli.declaration import command, show_error, write_json_output
 from tfprune_cli.options import (
     Setting,
+    budget_option,
     data_options,
     json_option,
     loss_options,
@@ -50,9 +50,7 @@ _EXAMPLES = """examples:
 @click.option("-o", "--output", required=True, metavar="RUN", type=click.Path(), help="the folder to write")
 @click.option("--overwrite", is_flag=True, help="replace the run that is there, if any")
 @table_option("sparsity", type=float, metavar="SHARE", help="share of the weights to remove, in [0, 1)")
-@table_option(
-    "budget", type=Setting(), metavar="KIND=VALUE", help=read_table()["budget"]["help"] + ", such as multiply_adds=0.3"
-)
+@budget_option
 @table_option("method", help="one of those `tfprune methods` lists")
 @data_options("what connections are judged by; methods that look at no data only check on it that signals pass")
 @loss_options
@@ -80,7 +78,7 @@ _EXAMPLES = """examples:
 @seed_option("of the method and of the order of the data")
 @json_option
 @click.pass_obj
-def run(
+def execute(
     command_line: str,
     /,
     source: str,
@@ -105,6 +103,7 @@ def run(
 
     from rich.console import Console
 
+    from tfprune_cli.budget import make_budget
     from tfprune_cli.data import check_data_options, first_outputs, load_data
     from tfprune_cli.losses import check_loss_options, compile_for
     from tfprune_cli.run_folder import new_run, write_initial
@@ -119,7 +118,10 @@ def run(
     check_data_options(data, data_dir)
     check_loss_options(loss, from_logits)
     options = {**named, **dict(settings), "seed": seed}
-    allowed = _make_budget(sparsity, budget)
+    if (sparsity is None) == (budget is None):
+        given = "neither" if sparsity is None else "both"
+        raise click.UsageError(f"How much may stay? Give --sparsity or --budget. Received: {given}.")
+    allowed = make_budget(budget)
     _check_options(method, data, {**options, "loss": loss}, [name for name, _ in settings])
     with new_run(output, overwrite=overwrite) as folder:
         model = load_model(source, purpose="prune", compiled=loss is None)
@@ -159,23 +161,6 @@ def run(
     console.print(f"The run is in {output}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _make_budget(sparsity: float | None, budget: tuple[str, Any] | None) -> Any:
-    from tfprune_init.checks import suggest
-    from tfprune_init.errors import OptionError
-    from tfprune_init.selection import Budget
-
-    if (sparsity is None) == (budget is None):
-        given = "neither" if sparsity is None else "both"
-        raise click.UsageError(f"How much may stay? Give --sparsity or --budget. Received: {given}.")
-    if budget is None:
-        return None
-    kind, value = budget
-    kinds = [field.name for field in fields(Budget)]
-    if kind not in kinds:
-        raise OptionError(f"--budget has no {kind!r}. {suggest(kind, kinds)} Received: --budget {kind}={value}.")
-    return Budget(**{kind: value})
-
-
 def _check_options(method: str, data: str | None, options: Mapping[str, Any], settings: list[str]) -> None:
     from tfprune_init.errors import OptionError
     from tfprune_init.methods import find_method, resolve_method
@@ -184,7 +169,7 @@ def _check_options(method: str, data: str | None, options: Mapping[str, Any], se
         raise OptionError(
             f"Method {method!r} judges connections by data: say which with --data, such as --data digits."
         )
-    flags = [name for name in settings if name in {param.name for param in run.params}]
+    flags = [name for name in settings if name in {param.name for param in execute.params}]
     if flags:
         flag = f"--{flags[0].replace('_', '-')}"
         raise OptionError(f"{flags[0]} has a flag of its own: use {flag}. Received: --set {flags[0]}=...")

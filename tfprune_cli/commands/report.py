@@ -26,7 +26,7 @@ _EXAMPLES = """examples:
 @command("report", summary="write a page about a run or a comparison", about=_ABOUT, examples=_EXAMPLES)
 @click.argument("source", metavar="RUN", type=click.Path(), help="a folder of `tfprune prune`, or of `tfprune compare`")
 @click.option("-o", "--output", required=True, metavar="FILE", type=click.Path(), help="the HTML file to write")
-def run(source: str, output: str) -> None:
+def execute(source: str, output: str) -> None:
     """Write the page."""
     from pathlib import Path
 

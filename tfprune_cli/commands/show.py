@@ -38,7 +38,7 @@ _EXAMPLES = """examples:
     help="a folder of `tfprune prune` or `tfprune compare`, or a file of masks",
 )
 @json_option
-def run(source: str, as_json: bool) -> None:
+def execute(source: str, as_json: bool) -> None:
     """Print what masks keep."""
     from rich.console import Console
 
@@ -104,6 +104,7 @@ def _read_run(folder: Path) -> tuple[Masks | None, dict[str, Any]]:
         "trained_epochs": len(history["epochs"]),
         "trained_on": history["trainings"][-1]["data"] if history["trainings"] else None,
         "last_epoch": history["epochs"][-1] if history["epochs"] else None,
+        "cost": run.about.get("cost"),
     }
     return run.masks, about
 
@@ -168,25 +169,27 @@ def _make_mask_lines(masks: Masks) -> list[str]:
 
 def _make_run_lines(run: dict[str, Any]) -> list[str]:
     from tfprune_init.experiments.storage import COMPARED
+    from tfprune_init.training import TrainingCost
 
     if run["kind"] == COMPARED:
         return _make_compared_lines(run)
     data = run["data"]["description"] if run["data"] else "no data"
-    lines = [f"Pruned by {run['method']} (asked for {run['requested_sparsity']:.4%}) on {data}"]
+    lines = [f"Pruned by {run['method']} ({_describe_goal(run)}) on {data}"]
     if run["last_epoch"] is None:
         return [*lines, "Not trained yet."]
     return [
         *lines,
         f"Trained for {_count_epochs(run)} on {run['trained_on']['description']}; val_ is its test split",
         f"Last epoch: {_describe_epoch(run['last_epoch'])}",
+        *([TrainingCost(**run["cost"]).describe()] if run["cost"] else []),
     ]
 
 
 def _make_compared_lines(run: dict[str, Any]) -> list[str]:
     options = "".join(f", {name}={value!r}" for name, value in run["options"].items())
     lines = [
-        f"Run {run['id']} of a comparison: {run['label']} (method {run['method']}{options}), asked for "
-        f"{run['requested_sparsity']:.4%}, seed {run['seed']}"
+        f"Run {run['id']} of a comparison: {run['label']} (method {run['method']}{options}), "
+        f"{_describe_goal(run)}, seed {run['seed']}"
     ]
     if run["status"] != "trained":
         return [*lines, f"It {run['status']}: {run['error']}"]
@@ -197,6 +200,11 @@ def _make_compared_lines(run: dict[str, Any]) -> list[str]:
         f"Test split: accuracy {run['accuracy']:.4f}, loss {loss}; always guessing the most frequent class gives "
         f"{run['guess']:.4f}",
     ]
+
+
+def _describe_goal(run: dict[str, Any]) -> str:
+    asked = run["requested_sparsity"]
+    return "as much as it found" if asked is None else f"asked for {asked:.4%}"
 
 
 def _count_epochs(run: dict[str, Any]) -> str:

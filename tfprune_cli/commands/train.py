@@ -54,7 +54,7 @@ _EXAMPLES = """examples:
 @seed_option("of the order of the examples and of dropout")
 @json_option
 @click.pass_obj
-def run(
+def execute(
     command_line: str,
     source: str,
     data: str | None,

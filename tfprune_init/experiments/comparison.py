@@ -22,6 +22,7 @@ from tfprune_init.experiments.run_config import DENSE, MethodSpec, RunConfig, pa
 from tfprune_init.experiments.runner import ExperimentContext, run_one
 from tfprune_init.experiments.storage import RUNS, load_run, prepare_folder
 from tfprune_init.progress import is_progress_shown
+from tfprune_init.training.feed import Feed
 from tfprune_init.training.inputs import check_callable, model_fingerprint, prepare_data
 from tfprune_init.version import __version__
 
@@ -51,7 +52,8 @@ def compare(
     dropout. Each run has a folder under `out/runs`. The folder is named by a hash of everything that decides the
     result: method and options, sparsity, seed, epochs, the model's architecture, weights and compilation, every
     example, and versions. A folder appears when its run is finished, so the same call after a crash continues where it
-    stopped. If something is changed, only the runs that it affects are run again. Failed runs are tried again.
+    stopped, inside a procedure of several trainings too. If something is changed, only the runs that it affects are run
+    again. Failed runs are tried again.
 
     Args:
         build_model: Returns a new untrained model at each call, Keras 3 or tf_keras. It is called as
@@ -60,10 +62,14 @@ def compare(
         data: A pair (train, test), a dataset of `tpi.datasets.load`, or a function that returns one. Each part is a
             batched tf.data.Dataset of (x, y), used as it is, or a tuple of arrays, whose order is drawn anew for every
             epoch from the seed.
-        methods: Names, or mappings such as {"method": "force", "steps": 10, "label": "FORCE-10"}.
-        sparsities: Shares of the prunable weights to remove, in (0, 1).
+        methods: Names, or mappings such as {"method": "force", "steps": 10, "label": "FORCE-10"}: methods that prune
+            before training, of `tpi.list_methods()`, and procedures that prune while they train, of
+            `tpi.training.RECIPES`, such as {"method": "lottery_ticket", "rewind_to": 100}.
+        sparsities: Shares of the prunable weights to remove, in (0, 1). A procedure that finds itself how much stays is
+            run once a seed.
         seeds: Number of seeds (0, 1, ...), or a list of them.
-        epochs: Passes over the training data.
+        epochs: Passes over the training data of one whole training. Procedures may train several times; every run
+            says what it cost in all.
         out: Folder of the comparison.
         optimizer: Optimizer of uncompiled models: a name, or a function that returns one, as one optimizer cannot
             train two models. "adam" by default.
@@ -158,7 +164,7 @@ def _make_context(
     if not len(labels):
         raise DataError("The test data is empty, so nothing can be evaluated.")
     guess = float(np.unique(labels, return_counts=True)[1].max() / len(labels))
-    return ExperimentContext(build_model, optimizer, loss, data, guess, len(labels), out)
+    return ExperimentContext(build_model, optimizer, loss, data, guess, len(labels), out, Feed(data, 0).steps_per_epoch)
 
 
 def _make_configs(
@@ -184,9 +190,17 @@ def _make_configs(
         configs += [
             RunConfig(spec, sparsity, seed, int(epochs), fingerprint, data, versions)
             for spec in specs
-            for sparsity in ([0.0] if spec.method == DENSE else sparsities)
+            for sparsity in _choose_sparsities(spec, sparsities)
         ]
+    for config in configs:
+        config.spec.make_events(config.sparsity, epochs, context.steps_per_epoch)
     return configs
+
+
+def _choose_sparsities(spec: MethodSpec, asked: list[float]) -> Sequence[float | None]:
+    if spec.method == DENSE:
+        return [0.0]
+    return [None] if spec.decides_sparsity else asked
 
 
 def _check_sparsities(sparsities: Iterable[float]) -> list[float]:

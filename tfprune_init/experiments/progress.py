@@ -76,6 +76,6 @@ class Progress:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _name_run(label: str, sparsity: float, seed: int) -> str:
-    share = "" if sparsity == 0 else f", {100 * sparsity:.10g}%"
+def _name_run(label: str, sparsity: float | None, seed: int) -> str:
+    share = "" if not sparsity else f", {100 * sparsity:.10g}%"
     return f"{label}{share}, seed {seed}"

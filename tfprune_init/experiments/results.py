@@ -12,19 +12,19 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, TypedDict, overload
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from tfprune_init.errors import OptionError
-from tfprune_init.experiments.storage import MASKS_FILE, RESULTS, RUNS, parse_json
+from tfprune_init.experiments.results_table import print_summary
+from tfprune_init.experiments.storage import MASKS_FILE, RESULTS, RUNS
 from tfprune_init.files import atomic_write
 from tfprune_init.masks import Masks
-from tfprune_init.records import check_record
+from tfprune_init.records import check_record, parse_json
 
 _COLUMNS = (
     *("id", "label", "method", "options", "sparsity", "seed", "status", "accuracy", "loss", "guess", "destroyed"),
-    *("size", "kept", "epochs", "prune_seconds", "train_seconds", "error"),
+    *("size", "kept", "epochs", "training_steps", "scoring_steps", "multiply_adds", "prune_seconds", "train_seconds"),
+    "error",
 )
 
 
@@ -37,9 +37,9 @@ class Run:
         label: Name of the method in this comparison.
         method: The method; "dense" for the baseline.
         options: Options of the method.
-        sparsity: Sparsity asked for; 0.0 for the baseline.
+        sparsity: Sparsity asked for; 0.0 for the baseline, None for a procedure that finds itself how much stays.
         seed: Seed of initial weights, order of examples and method.
-        epochs: Passes over the training data.
+        epochs: Passes over the training data of one whole training.
         status: "trained"; "collapsed", if pruning cut the outputs off from the inputs; "failed", if anything else
             stopped it.
         error: Reason, if it collapsed or failed.
@@ -56,13 +56,16 @@ class Run:
         layers: For each pruned variable its path, size and weights kept.
         prune_seconds: Wall time of finding masks.
         train_seconds: Wall time of training.
+        training_steps: Gradient steps that changed weights; None in results of before they were counted.
+        scoring_steps: Gradient steps that judged connections, as `tpi.training.TrainingCost` counts them.
+        multiply_adds: Multiply-adds of both, zeros not counted; None where those of the model are not known.
     """
 
     id: str
     label: str
     method: str
     options: dict[str, Any]
-    sparsity: float
+    sparsity: float | None
     seed: int
     epochs: int
     status: str
@@ -78,6 +81,14 @@ class Run:
     layers: list[dict[str, Any]]
     prune_seconds: float
     train_seconds: float
+    training_steps: int | None = None
+    scoring_steps: int | None = None
+    multiply_adds: int | None = None
+
+    @property
+    def density(self) -> float | None:
+        """Share of the prunable weights that was kept; None if masks were not found."""
+        return None if self.kept is None or not self.size else self.kept / self.size
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], place: str = "the run") -> Run:
@@ -100,7 +111,7 @@ class Run:
                 raise OptionError(f"{place}: {name} is no share. Received: {share!r}")
         if values["status"] == "trained" and (values["accuracy"] is None or not values["history"]):
             raise OptionError(f"{place}: it is trained, and has no accuracy or no history.")
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
+        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
 
 
 class _Step(TypedDict):
@@ -122,7 +133,7 @@ class SummaryRow:
 
     Attributes:
         label: The method.
-        sparsity: Sparsity asked for.
+        sparsity: Sparsity asked for; None for a procedure that finds itself how much stays.
         runs: Number of runs that did not fail.
         mean: Mean accuracy, in [0, 1]. A collapsed network gives the same outputs for every input, so it counts
             as the guess, unless it was trained. None if all runs failed.
@@ -132,10 +143,13 @@ class SummaryRow:
         destroyed: Number of networks not clearly better than guessing, collapsed ones that were not trained included.
         collapsed: Number of networks that pruning cut in two.
         failed: Number of runs that something else stopped.
+        density: Mean share of the weights kept; None if no run found masks.
+        training_steps: Mean number of gradient steps that changed weights; None where they were not counted.
+        multiply_adds: Mean number of multiply-adds; None where they are not known.
     """
 
     label: str
-    sparsity: float
+    sparsity: float | None
     runs: int
     mean: float | None
     std: float | None
@@ -144,6 +158,9 @@ class SummaryRow:
     destroyed: int
     collapsed: int
     failed: int
+    density: float | None
+    training_steps: float | None
+    multiply_adds: float | None
 
 
 class Results(Sequence[Run]):
@@ -201,7 +218,7 @@ class Results(Sequence[Run]):
     @property
     def sparsities(self) -> list[float]:
         """The sparsities, ascending; the baseline's 0.0 is none."""
-        return sorted({run.sparsity for run in self if run.method != "dense"})
+        return sorted({run.sparsity for run in self if run.method != "dense" and run.sparsity is not None})
 
     def masks(self, run: Run) -> Masks:
         """Load the masks of one run.
@@ -216,7 +233,7 @@ class Results(Sequence[Run]):
 
     def summary(self) -> list[SummaryRow]:
         """Summarize each method at each sparsity over its seeds, in the order of the runs."""
-        groups: dict[tuple[str, float], list[Run]] = {}
+        groups: dict[tuple[str, float | None], list[Run]] = {}
         for run in self:
             groups.setdefault((run.label, run.sparsity), []).append(run)
         return [_summarize(label, sparsity, runs) for (label, sparsity), runs in groups.items()]
@@ -240,32 +257,10 @@ class Results(Sequence[Run]):
 
     def print(self, file: IO[str] | None = None) -> None:
         """Print accuracies by method and sparsity; to standard output if no `file` is given."""
-        console = Console(file=file)
-        rows = {(row.label, row.sparsity): row for row in self.summary()}
-        console.print("test accuracy in %, mean and standard deviation over seeds", style="italic")
-        table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-        table.add_column("method", overflow="fold")
-        columns = sorted({sparsity for _, sparsity in rows})
-        for sparsity in columns:
-            name = "dense" if sparsity == 0 else f"{100 * sparsity:.10g}%"
-            table.add_column(name, justify="right", overflow="fold")
-        for label in self.labels:
-            cells = [rows.get((label, sparsity)) for sparsity in columns]
-            table.add_row(label, *["" if row is None else _format_cell(row) for row in cells])
-        console.print(table)
-        destroyed = sum(row.destroyed for row in rows.values())
-        collapsed = sum(row.collapsed for row in rows.values())
-        failed = sum(row.failed for row in rows.values())
-        console.print(
-            f"{len(self)} runs; {destroyed} networks lost (destroyed: not clearly better than guessing); {collapsed} "
-            f"cut in two by pruning; {failed} failed.",
-            highlight=False,
-        )
-        for reason in dict.fromkeys(run.error for run in self if run.status == "failed"):
-            console.print(f"Failed: {reason}", highlight=False, markup=False)
+        print_summary(self, Console(file=file))
 
 
-def _summarize(label: str, sparsity: float, runs: list[Run]) -> SummaryRow:
+def _summarize(label: str, sparsity: float | None, runs: list[Run]) -> SummaryRow:
     accuracies = [_get_accuracy(run) for run in runs if run.status != "failed"]
     return SummaryRow(
         label=label,
@@ -278,17 +273,16 @@ def _summarize(label: str, sparsity: float, runs: list[Run]) -> SummaryRow:
         destroyed=sum(bool(run.destroyed) for run in runs),
         collapsed=sum(run.status == "collapsed" for run in runs),
         failed=sum(run.status == "failed" for run in runs),
+        density=_average([run.density for run in runs]),
+        training_steps=_average([run.training_steps for run in runs]),
+        multiply_adds=_average([run.multiply_adds for run in runs]),
     )
+
+
+def _average(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 def _get_accuracy(run: Run) -> float:
     return run.guess if run.accuracy is None else run.accuracy
-
-
-def _format_cell(row: SummaryRow) -> str:
-    if row.mean is None:
-        return "failed"
-    spread = "" if row.std is None else f"±{100 * row.std:.1f}"
-    lost = f"\n{row.destroyed} lost" if row.destroyed else ""
-    failed = f"\n{row.failed} failed" if row.failed else ""
-    return f"{100 * row.mean:.1f}{spread}{lost}{failed}"

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from tfprune_init.errors import OptionError
-from tfprune_init.methods import resolve_method
 from tfprune_init.options import OPTIONS
+from tfprune_init.training.events import Event, Train
+from tfprune_init.training.named_procedures import RunGoal, check_options, make_events
+from tfprune_init.training.recipe_registry import RECIPES
 
 DENSE = "dense"
 """The method of the baseline: nothing is pruned."""
@@ -26,16 +28,14 @@ class MethodSpec:
     """A method with its options, under one name.
 
     Attributes:
-        method: One of `tpi.list_methods()`, or "dense".
-        options: Options of `prune_at_init`.
+        method: A method of `tpi.list_methods()`, a procedure of `tpi.training.RECIPES`, or "dense".
+        options: Its options.
         label: Its name in tables and plots.
-        seeded: Whether the method draws random numbers, so that it takes a seed.
     """
 
     method: str
     options: dict[str, Any] = field(default_factory=dict)
     label: str = ""
-    seeded: bool = False
 
     @classmethod
     def of(cls, given: str | Mapping[str, Any] | MethodSpec, data: Any) -> MethodSpec:
@@ -58,16 +58,39 @@ class MethodSpec:
         if ours:
             raise OptionError(f"The comparison sets {', '.join(ours)} itself. Received: {dict(given)!r}.")
         method = given["method"]
-        seeded = False
-        if method != DENSE:
-            resolved = resolve_method(
-                method, data, {k: v for k, v in options.items() if k not in ("exclude", "prune_bias")}
-            )
-            seeded = resolved.shuffle or "seed" in resolved.method.options
-        elif options:
+        if method == DENSE and options:
             raise OptionError(f"The dense baseline takes no options. Received: {options!r}.")
+        if method != DENSE:
+            OPTIONS["on_collapse"].check(options.get("on_collapse", "raise"))
+            check_options(method, data, {key: value for key, value in options.items() if key != "on_collapse"})
         shown = " ".join([method, *(f"{key}={value}" for key, value in options.items())])
-        return cls(method, options, given.get("label") or shown, seeded)
+        return cls(method, options, given.get("label") or shown)
+
+    @property
+    def decides_sparsity(self) -> bool:
+        """Whether it takes no sparsity: the dense baseline, and procedures that find themselves how much stays."""
+        return self.method == DENSE or (self.method in RECIPES and RECIPES[self.method].decides_sparsity)
+
+    @property
+    def on_collapse(self) -> str:
+        """What a network is that pruning cut in two."""
+        return str(self.options.get("on_collapse", OPTIONS["on_collapse"].default))
+
+    def make_goal(self, sparsity: float | None) -> RunGoal:
+        """Return how much is to stay."""
+        return RunGoal(None if self.decides_sparsity else sparsity)
+
+    def make_events(self, sparsity: float | None, epochs: int, steps_per_epoch: int) -> list[Event]:
+        """Make its events.
+
+        Raises:
+            OptionError: If an option is out of range for a training of this length.
+        """
+        steps = epochs * steps_per_epoch
+        if self.method == DENSE:
+            return [Train(steps)]
+        options = {key: value for key, value in self.options.items() if key != "on_collapse"}
+        return make_events(self.method, self.make_goal(sparsity), steps, steps_per_epoch, options)
 
 
 @dataclass(frozen=True)
@@ -76,7 +99,8 @@ class RunConfig:
 
     Attributes:
         spec: The method.
-        sparsity: Share of the prunable weights to remove; 0.0 for the dense baseline.
+        sparsity: Share of the prunable weights to remove; 0.0 for the dense baseline, None for a procedure that finds
+            itself how much stays.
         seed: Seed of initial weights, order of examples and method.
         epochs: Passes over the training data.
         model: Fingerprint of the untrained, compiled model at this seed.
@@ -85,7 +109,7 @@ class RunConfig:
     """
 
     spec: MethodSpec
-    sparsity: float
+    sparsity: float | None
     seed: int
     epochs: int
     model: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import math
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,23 +13,35 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from tfprune_init.api import prune_at_init
-from tfprune_init.backend.compat import get_keras, is_compiled, set_random_seed
 from tfprune_init.backend.protocols import Model
-from tfprune_init.errors import ModelError, NetworkCollapseError, NetworkCollapseWarning, OptionError
+from tfprune_init.errors import ModelError, NetworkCollapseError, NetworkCollapseWarning
 from tfprune_init.experiments.guessing import is_above_guessing
 from tfprune_init.experiments.results import Run
 from tfprune_init.experiments.run_config import DENSE, RunConfig, to_plain_values
 from tfprune_init.experiments.stable_paths import make_stable_paths
-from tfprune_init.experiments.storage import COMPARED, MASKS_FILE, REPORT_FILE, run_folder, write_run_file
+from tfprune_init.experiments.storage import (
+    COMPARED,
+    MASKS_FILE,
+    REPORT_FILE,
+    remove_state,
+    run_folder,
+    state_folder,
+    write_run_file,
+)
 from tfprune_init.files import write_json
 from tfprune_init.graph.variables import find_prunable_variables
 from tfprune_init.masking.wrapper import strip
 from tfprune_init.masks import Masks
-from tfprune_init.report import PruningReport
-from tfprune_init.training.inputs import ExperimentData, make_model, model_fingerprint
+from tfprune_init.training.feed import Feed
+from tfprune_init.training.inputs import ExperimentData, compile_model, make_model, model_fingerprint
+from tfprune_init.training.procedures import ProcedureRun
+from tfprune_init.training.run_state import RunState
+
+_SHORT = 2
+"""Number of events of a method that prunes before training."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,7 @@ class ExperimentContext:
         guess: Share of the most frequent class among the test examples.
         examples: Number of test examples.
         out: The folder of the comparison.
+        steps_per_epoch: Number of batches in one walk through the training data.
     """
 
     build_model: Callable[..., Any]
@@ -54,6 +66,7 @@ class ExperimentContext:
     guess: float
     examples: int
     out: Path
+    steps_per_epoch: int
 
     def model(self, seed: int) -> Any:
         """Build the untrained model at one seed, compiled.
@@ -62,13 +75,7 @@ class ExperimentContext:
             OptionError: If it comes compiled and there is an optimizer or a loss to compile it with.
         """
         model = make_model(self.build_model, seed)
-        if not is_compiled(model):
-            losses = get_keras(model).losses
-            optimizer = self.optimizer() if callable(self.optimizer) else self.optimizer or "adam"
-            loss = self.loss or losses.SparseCategoricalCrossentropy(from_logits=True)
-            model.compile(optimizer, loss, metrics=["accuracy"])
-        elif self.optimizer is not None or self.loss is not None:
-            raise OptionError("build_model returns a compiled model, so optimizer= and loss= have no effect.")
+        compile_model(model, self.optimizer, self.loss)
         return model
 
 
@@ -87,14 +94,14 @@ def run_one(context: ExperimentContext, config: RunConfig) -> Run:
     try:
         with _silence_expected_messages():
             accuracy, loss = _train(context, config, progress)
-        error = None if progress.report is None else progress.report.collapse
+        error = None if progress.masks is None else progress.masks.collapse
         status = "trained" if error is None else "collapsed"
     except NetworkCollapseError as reason:
         status, error = "collapsed", str(reason)
     except Exception as reason:  # noqa: BLE001 - whatever a model or kernel raises stops this run, not all
         status, error = "failed", "".join(traceback.format_exception_only(reason)).strip()
         progress.trace = traceback.format_exc()
-    report = progress.report
+    state = progress.state
     row = Run(
         id=config.id,
         label=config.spec.label,
@@ -106,20 +113,24 @@ def run_one(context: ExperimentContext, config: RunConfig) -> Run:
         status=status,
         error=error,
         size=progress.size,
-        kept=report.masks.kept if report else progress.size if config.spec.method == DENSE else None,
+        kept=progress.kept,
         accuracy=accuracy,
         loss=loss,
         guess=context.guess,
         destroyed=_destroyed(status, accuracy, context),
-        history=progress.history,
-        steps=[{key: asdict(s)[key] for key in ("number", "density", "kept", "objective")} for s in report.steps]
-        if report
+        history=[{name: _finite(value) for name, value in epoch.items()} for epoch in state.epochs],
+        steps=[{key: s[key] for key in ("number", "density", "kept", "objective")} for s in progress.search["steps"]]
+        if progress.search
         else [],
-        layers=[{"path": progress.names[r.path], "size": r.size, "kept": r.kept} for r in report.layers]
-        if report
-        else [],
-        prune_seconds=progress.prune_seconds,
-        train_seconds=progress.train_seconds,
+        layers=[
+            {"path": progress.names[path], "size": int(mask.size), "kept": int(np.count_nonzero(mask))}
+            for path, mask in (progress.masks or {}).items()
+        ],
+        prune_seconds=state.seconds["pruning"],
+        train_seconds=state.seconds["training"],
+        training_steps=state.cost.training_steps,
+        scoring_steps=state.cost.scoring_steps,
+        multiply_adds=state.cost.multiply_adds,
     )
     _store(context.out, config, row, progress)
     gc.collect()  # Keras models are full of cycles; the next run would be built beside this one.
@@ -153,18 +164,18 @@ class _Progress:
     """How far a run came."""
 
     size: int | None = None
-    report: PruningReport | None = None
+    kept: int | None = None
+    state: RunState = field(default_factory=RunState)
+    masks: Masks | None = None
+    search: dict[str, Any] | None = None
     names: dict[str, str] = field(default_factory=dict)
-    history: list[dict[str, float | None]] = field(default_factory=list)
-    prune_seconds: float = 0.0
-    train_seconds: float = 0.0
     trace: str | None = None
 
-    def keep_report(self, model: Model, report: PruningReport) -> None:
-        """Keep the report of a pruned model, and the names that its variables have in all runs."""
-        self.report = report
-        self.size = report.masks.size
-        self.names = make_stable_paths(model, report.masks)
+    def keep_masks(self, model: Model, masks: Masks, search: dict[str, Any] | None) -> None:
+        """Keep the masks of a model, the report of how they were found, and the names variables have in all runs."""
+        self.masks, self.search = masks, search
+        self.size, self.kept = masks.size, masks.kept
+        self.names = make_stable_paths(model, masks)
 
 
 def _train(context: ExperimentContext, config: RunConfig, progress: _Progress) -> tuple[float, float | None]:
@@ -177,29 +188,23 @@ def _train(context: ExperimentContext, config: RunConfig, progress: _Progress) -
             "call."
         )
     accuracy = accuracy_in(model.evaluate(data.testing().take(1), verbose=0, return_dict=True))
+    goal = spec.make_goal(config.sparsity)
+    running = ProcedureRun(model, data, Feed(data, config.seed), config.seed, goal, spec.on_collapse)
+    progress.state = running.state
+    events = spec.make_events(config.sparsity, config.epochs, context.steps_per_epoch)
     if spec.method == DENSE:
-        progress.size = sum(target.size for target in find_prunable_variables(model).prunable)
-    else:
-        start = time.perf_counter()
-        options: dict[str, Any] = {**({"seed": config.seed} if spec.seeded else {}), **spec.options}
-        try:
-            report = prune_at_init(
-                model, data.train, sparsity=config.sparsity, method=spec.method, verbose=0, **options
-            )
-        except NetworkCollapseError as reason:
-            progress.keep_report(model, reason.report)
-            raise
-        finally:
-            progress.prune_seconds = time.perf_counter() - start
-        progress.keep_report(model, report)
-    set_random_seed(config.seed)  # the same dropout for all methods, whatever pruning drew
-    start = time.perf_counter()
-    logged = model.fit(data.training(config.seed), epochs=config.epochs, shuffle=False, verbose=0).history
-    progress.train_seconds = time.perf_counter() - start
-    progress.history = [
-        {key: _finite(values[epoch]) for key, values in logged.items()} for epoch in range(config.epochs)
-    ]
-    if progress.report is not None:
+        progress.size = progress.kept = sum(target.size for target in find_prunable_variables(model).prunable)
+    # What ends with one training begins anew after a crash; longer procedures go on inside.
+    kept = state_folder(context.out, config.id) if len(events) > _SHORT else None
+    try:
+        running.follow(events, kept, verbose=0)
+    except NetworkCollapseError as reason:
+        progress.keep_masks(model, reason.masks, reason.report.to_dict())
+        raise
+    finally:
+        progress.state = running.state
+    if running.state.masks is not None:
+        progress.keep_masks(model, running.state.masks, running.state.search)
         strip(model)  # refuses pruned weights that are not exactly zero
     logs = model.evaluate(data.testing(), verbose=0, return_dict=True)
     return float(logs[accuracy]), _finite(logs["loss"])
@@ -232,12 +237,15 @@ def _finite(value: Any) -> float | None:
 
 def _store(out: Path, config: RunConfig, row: Run, progress: _Progress) -> None:
     with run_folder(out, config.id) as folder:
-        if progress.report is not None:
-            found = progress.report.masks
+        if progress.masks is not None:
+            found = progress.masks
             masks = Masks({progress.names[path]: mask for path, mask in found.items()}, found.collapse)
             masks.save(folder / MASKS_FILE)
-            progress.report.save(folder / REPORT_FILE)
+        if progress.search is not None:
+            write_json(folder / REPORT_FILE, progress.search)
         if progress.trace is not None:
             (folder / "error.txt").write_text(progress.trace, encoding="utf-8")
         write_json(folder / "setting.json", config.to_dict())
         write_run_file(folder, COMPARED, asdict(row))
+    if row.status != "failed":
+        remove_state(out, config.id)

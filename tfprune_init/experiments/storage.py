@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,10 +10,12 @@ from typing import Any, TypedDict
 
 from tfprune_init.errors import OptionError
 from tfprune_init.files import atomic_folder, remove_unfinished, write_json
-from tfprune_init.records import check_record
+from tfprune_init.records import check_record, parse_json
 
 RESULTS = "results.jsonl"
 RUNS = "runs"
+STATES = "states"
+"""Where runs of several trainings are kept until they are finished."""
 
 MASKS_FILE = "masks.npz"
 REPORT_FILE = "report.json"
@@ -35,12 +37,27 @@ class _Kind(TypedDict, total=False):
 def prepare_folder(out: Path) -> None:
     """Make the folder of a comparison, and clear away what a killed one left unfinished."""
     (out / RUNS).mkdir(parents=True, exist_ok=True)
-    remove_unfinished(out / RUNS)
+    for folder in (out / RUNS, out / STATES):
+        if folder.is_dir():
+            remove_unfinished(folder)
 
 
 def run_folder(out: Path, name: str) -> AbstractContextManager[Path]:
     """Yield a folder to fill, which appears under its name only when all of it is there."""
     return atomic_folder(out / RUNS / name, replace=True)
+
+
+def state_folder(out: Path, name: str) -> Path:
+    """Return where the state of an unfinished run is kept; the folder around it is made."""
+    (out / STATES).mkdir(exist_ok=True)
+    return out / STATES / name
+
+
+def remove_state(out: Path, name: str) -> None:
+    """Remove the state of a run that is finished, if there is one."""
+    shutil.rmtree(out / STATES / name, ignore_errors=True)
+    if (out / STATES).is_dir() and not any((out / STATES).iterdir()):
+        (out / STATES).rmdir()
 
 
 def load_run(out: Path, name: str) -> dict[str, Any] | None:
@@ -91,22 +108,3 @@ def read_json(path: Path, expected: Any = dict) -> dict[str, Any]:
     """
     record: dict[str, Any] = parse_json(path.read_bytes(), expected, f"{path} is damaged")
     return record
-
-
-def parse_json(text: bytes, expected: Any, place: str) -> Any:
-    """Return what a text of JSON says.
-
-    Args:
-        text: The text, in UTF-8.
-        expected: What it must have, see `check_record`.
-        place: Where it is from, to begin messages with.
-
-    Raises:
-        OptionError: If it is no JSON, or says something else.
-    """
-    try:
-        value = json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise OptionError(f"{place}: {error}.") from error
-    check_record(value, expected, place)
-    return value

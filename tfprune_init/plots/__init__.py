@@ -15,12 +15,14 @@ from tfprune_init.plots.layers import layer_densities
 from tfprune_init.plots.mask_overlap import chance_iou, iou, overlap
 from tfprune_init.plots.objective import objective_curve
 from tfprune_init.plots.steps import steps_curve
+from tfprune_init.plots.training_cost import cost_curve
 from tfprune_init.plots.weights import weight_histograms
 
 __all__ = [
     "accuracy_curve",
     "chance_iou",
     "connections_per_neuron",
+    "cost_curve",
     "iou",
     "kernel_heat_map",
     "layer_densities",

@@ -13,6 +13,7 @@ from tfprune_init.plots.run_points import (
     draw_baseline,
     draw_curve,
     draw_guess,
+    find_sparsity,
     finish_figure,
     label_curve,
     make_points,
@@ -46,7 +47,8 @@ def accuracy_curve(results: Sequence[Run], *, title: str | None = None) -> Figur
         A figure whose x axis is logarithmic in density, and labelled by sparsity. Points are means over seeds, bars
         go from the worst to the best seed. A collapsed network answers every input alike: it counts as the guess
         (the share of the most frequent class) unless it was trained, and is marked by a cross. The legend counts
-        destroyed networks and failed runs; failed runs have no accuracy. The dense baseline is a horizontal line with
+        destroyed networks and failed runs; failed runs have no accuracy. A procedure that finds itself how much stays
+        is a point at what it reached. The dense baseline is a horizontal line with
         a band from its worst to its best seed; random pruning is gray and dashed.
 
     Raises:
@@ -62,7 +64,7 @@ def accuracy_curve(results: Sequence[Run], *, title: str | None = None) -> Figur
         raise OptionError("Accuracy against sparsity needs pruned networks. Received: only the dense baseline.")
     figure = new_figure(4.4)
     axes = figure.subplots()
-    sparsities = sorted({run.sparsity for run in runs if run.method != DENSE})
+    sparsities = sorted({find_sparsity(run, runs) for run in runs if run.method != DENSE})
     span = math.log((1 - sparsities[0]) / (1 - sparsities[-1])) or 1.0
     margin = math.exp((0.04 + 0.004 * len(labels)) * span)
     axes.set_xscale("log")
@@ -73,7 +75,7 @@ def accuracy_curve(results: Sequence[Run], *, title: str | None = None) -> Figur
     for place, label in enumerate(labels):
         mine = [run for run in runs if run.label == label]
         plain_random = mine[0].method == "random"
-        curve = make_points(mine, lambda run: 1 - run.sparsity)
+        curve = make_points(mine, lambda run: 1 - find_sparsity(run, runs))
         apart = math.exp(-0.008 * (place - (len(labels) - 1) / 2) * span)
         style = _RANDOM if plain_random else get_look(number)
         draw_curve(axes, curve, style, label_curve(label, mine), apart)
@@ -81,6 +83,6 @@ def accuracy_curve(results: Sequence[Run], *, title: str | None = None) -> Figur
         curves.append(curve)
     draw_guess(axes, runs)
     style_axes(axes, title=title or "Test accuracy after training", x="sparsity: share of the prunable weights removed")
-    label_positions(axes.xaxis, {1 - sparsity: format_percent(sparsity) for sparsity in sparsities})
+    label_positions(axes.xaxis, {1 - sparsity: format_percent(round(sparsity, 4)) for sparsity in sparsities})
     finish_figure(figure, axes, curves, runs)
     return figure

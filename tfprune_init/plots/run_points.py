@@ -52,6 +52,32 @@ def check_runs(results: Sequence[Run]) -> list[Run]:
     return runs
 
 
+def choose_sparsity(sparsities: list[float], wanted: float | None) -> float:
+    """Return the sparsity of a figure that shows one.
+
+    Args:
+        sparsities: Those of the runs, ascending.
+        wanted: What the caller asks for; None for the only one.
+
+    Raises:
+        OptionError: If there are several to choose from, or none that was asked for.
+    """
+    shown = ", ".join(f"{sparsity:g}" for sparsity in sparsities)
+    if wanted is None and len(sparsities) > 1:
+        raise OptionError(f"Choose one sparsity: sparsity={sparsities[0]:g}. Received: none, and runs at {shown}.")
+    if wanted is not None and wanted not in sparsities:
+        raise OptionError(f"No such run has this sparsity. Received: sparsity={wanted!r}; runs at {shown}.")
+    return sparsities[0] if wanted is None else wanted
+
+
+def find_sparsity(run: Run, runs: Sequence[Run]) -> float:
+    """Return the sparsity that a run stands at: what was asked for, or what the runs of its label reach on average."""
+    if run.sparsity is not None:
+        return run.sparsity
+    reached = [one.density for one in runs if one.label == run.label and one.density is not None]
+    return 1 - statistics.fmean(reached) if reached else 0.0
+
+
 def make_points(runs: Sequence[Run], place: Callable[[Run], float]) -> list[Point]:
     """Make the points of one curve, from left to right."""
     groups: dict[float, list[Run]] = {}
@@ -94,7 +120,7 @@ def draw_baseline(axes: Any, runs: Sequence[Run]) -> None:
     baseline = [run for run in runs if run.method == DENSE]
     if baseline:
         axes.plot([], [], color="black", linewidth=1, label=label_curve("dense, not pruned", baseline))
-    for point in make_points(baseline, lambda run: run.sparsity):
+    for point in make_points(baseline, lambda run: 0.0):
         axes.axhline(point.mean, color="black", linewidth=1)
         axes.axhspan(point.low, point.high, color="black", alpha=0.12, linewidth=0)
 

@@ -9,6 +9,7 @@ from tfprune_init.errors import OptionError
 from tfprune_init.methods.method import find_method
 from tfprune_init.plots.run_points import (
     check_runs,
+    choose_sparsity,
     draw_baseline,
     draw_curve,
     draw_guess,
@@ -48,7 +49,7 @@ def steps_curve(results: Sequence[Run], *, sparsity: float | None = None) -> Fig
     mine = [run for run in runs if run.method in stepped]
     if not mine:
         raise OptionError('No run was given steps. Compare methods such as {"method": "force", "steps": 10}.')
-    sparsity = _choose_sparsity(sorted({run.sparsity for run in mine}), sparsity)
+    sparsity = choose_sparsity(sorted({run.sparsity for run in mine if run.sparsity is not None}), sparsity)
     mine = check_runs([run for run in mine if run.sparsity == sparsity])
     lines: dict[str, list[Run]] = {}
     for run in mine:
@@ -70,15 +71,6 @@ def steps_curve(results: Sequence[Run], *, sparsity: float | None = None) -> Fig
     style_axes(axes, title=f"Steps of {methods} at {format_percent(sparsity)} sparsity", x="steps (logarithmic)")
     finish_figure(figure, axes, list(curves.values()), mine)
     return figure
-
-
-def _choose_sparsity(sparsities: list[float], wanted: float | None) -> float:
-    shown = ", ".join(f"{sparsity:g}" for sparsity in sparsities)
-    if wanted is None and len(sparsities) > 1:
-        raise OptionError(f"Choose one sparsity: sparsity={sparsities[0]:g}. Received: none, and runs at {shown}.")
-    if wanted is not None and wanted not in sparsities:
-        raise OptionError(f"No run with steps has this sparsity. Received: sparsity={wanted!r}; runs at {shown}.")
-    return sparsities[0] if wanted is None else wanted
 
 
 def _get_steps(run: Run) -> int:

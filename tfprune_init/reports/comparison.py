@@ -5,6 +5,7 @@ from __future__ import annotations
 from tfprune_init import plots
 from tfprune_init.errors import OptionError
 from tfprune_init.experiments import Results, Run
+from tfprune_init.experiments.results import SummaryRow
 from tfprune_init.reports.html_report import (
     Column,
     FigureBlock,
@@ -13,6 +14,7 @@ from tfprune_init.reports.html_report import (
     TableBlock,
     format_accuracy,
     format_count,
+    format_large,
     format_percent,
     format_seconds,
 )
@@ -51,7 +53,13 @@ def comparison_page(results: Results, *, title: str = "Pruning at initialization
         ("destroyed networks", str(destroyed)),
         ("guessing reaches", format_accuracy(results[0].guess)),
     ]
-    sections = [_build_accuracy(results), *_build_masks(results), *_build_searches(results), _build_runs(results)]
+    sections = [
+        _build_accuracy(results),
+        *_build_cost(results),
+        *_build_masks(results),
+        *_build_searches(results),
+        _build_runs(results),
+    ]
     return HtmlReport(title, facts, sections=sections)
 
 
@@ -63,8 +71,13 @@ def _build_accuracy(results: Results) -> ReportSection:
         Column("±", format_accuracy, number=True),
         Column("runs", format_count, number=True),
         Column("destroyed", format_count, number=True),
+        Column("training steps", format_large, number=True),
+        Column("multiply-adds", format_large, number=True),
     ]
-    rows = [[r.label, r.sparsity, r.mean, r.std, r.runs, r.destroyed] for r in results.summary()]
+    rows = [
+        [r.label, _find_sparsity(r), r.mean, r.std, r.runs, r.destroyed, r.training_steps, r.multiply_adds]
+        for r in results.summary()
+    ]
     parts: list[str | TableBlock | FigureBlock] = []
     if any(run.method != "dense" and run.status != "failed" for run in results):
         caption = "Test accuracy after training; points are means over seeds, bars go from the worst to the best."
@@ -72,9 +85,28 @@ def _build_accuracy(results: Results) -> ReportSection:
     explanation = (
         "A network is destroyed if it is not clearly better (by 5 standard errors) than guessing the most frequent "
         "class, or if pruning cut its outputs off from its inputs. Those count as the guess in the mean, unless they "
-        "were trained all the same. Below: means over seeds, and standard deviations (±)."
+        "were trained all the same. Below: means over seeds, standard deviations (±), and the mean cost of a run: "
+        "gradient steps of training, and multiply-adds of search and training, zeros not counted."
     )
     return ReportSection("Accuracy", [*parts, explanation, TableBlock(columns, rows)])
+
+
+def _build_cost(results: Results) -> list[ReportSection]:
+    """Plot accuracy against cost at the middle sparsity, where some run trains more than the dense network."""
+    steps = {run.training_steps for run in results if run.training_steps and run.multiply_adds}
+    if len(steps) < 2:
+        return []
+    sparsities = sorted(
+        {run.sparsity for run in results if run.method != "dense" and run.sparsity and run.multiply_adds}
+    )
+    chosen = sparsities[len(sparsities) // 2] if sparsities else None
+    caption = "Test accuracy against the multiply-adds of search and training together, zeros not counted."
+    return [ReportSection("Cost", [FigureBlock(plots.cost_curve(results, sparsity=chosen), caption)])]
+
+
+def _find_sparsity(row: SummaryRow) -> float | None:
+    """Return the sparsity asked for; what was reached where none was."""
+    return 1 - row.density if row.sparsity is None and row.density is not None else row.sparsity
 
 
 def _build_masks(results: Results) -> list[ReportSection]:
@@ -100,12 +132,12 @@ def _build_masks(results: Results) -> list[ReportSection]:
 def _build_searches(results: Results) -> list[ReportSection]:
     """Plot the objective of iterative methods, at the highest sparsity of each."""
     found: dict[str, Run] = {}
-    for run in sorted(results, key=lambda run: (run.sparsity, -run.seed)):
+    for run in sorted(results, key=lambda run: (run.sparsity or 0.0, -run.seed)):
         if any(step["objective"] is not None for step in run.steps):
             found[run.label] = run
     if not found:
         return []
-    several = {f"{label}, {format_percent(run.sparsity)}": run for label, run in list(found.items())[:_METHODS]}
+    several = {f"{label}, {format_percent(run.sparsity or 0.0)}": run for label, run in list(found.items())[:_METHODS]}
     caption = "Saliency of the kept connections at each step of a search, and their number."
     return [ReportSection("Searches", [FigureBlock(plots.objective_curve(several), caption)])]
 
@@ -120,10 +152,14 @@ def _build_runs(results: Results) -> ReportSection:
         Column("outcome"),
     ]
     rows = [
-        [run.label, run.sparsity, run.seed, run.accuracy, run.prune_seconds, _describe_outcome(run)] for run in results
+        [run.label, _reached(run), run.seed, run.accuracy, run.prune_seconds, _describe_outcome(run)] for run in results
     ]
     reasons = dict.fromkeys(f"Failed: {run.label}: {run.error}" for run in results if run.status == "failed")
     return ReportSection("Every run", [TableBlock(columns, rows), *reasons])
+
+
+def _reached(run: Run) -> float | None:
+    return 1 - run.density if run.sparsity is None and run.density is not None else run.sparsity
 
 
 def _describe_outcome(run: Run) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -148,6 +149,14 @@ def format_accuracy(value: float) -> str:
 def format_count(value: int) -> str:
     """Format a whole number with commas."""
     return f"{value:,}"
+
+
+def format_large(value: float) -> str:
+    """Format a number that may be large, with commas up to a million and three significant digits beyond."""
+    if value < 1e6:
+        return f"{value:,.0f}"
+    exponent = int(math.log10(value))
+    return f"{value / 10**exponent:.2f} x 10^{exponent}"
 
 
 def format_seconds(value: float) -> str:

@@ -34,9 +34,9 @@ class TrainingCost:
         Example:
             >>> from tfprune_init.training import TrainingCost
             >>> TrainingCost(1200, 1, 3_400_000_000).describe()
-            'It took 1,200 gradient steps of training and 1 of scoring: 3.4e+09 multiply-adds, zeros not counted.'
+            'It took 1,200 gradient steps of training and 1 of scoring: 3.4e+09 multiply-adds where zeros are skipped.'
         """
         steps = f"It took {self.training_steps:,} gradient steps of training and {self.scoring_steps:,} of scoring"
         if self.multiply_adds is None:
             return f"{steps}; the multiply-adds of the model are not known."
-        return f"{steps}: {self.multiply_adds:.3g} multiply-adds, zeros not counted."
+        return f"{steps}: {self.multiply_adds:.3g} multiply-adds where zeros are skipped."

@@ -32,8 +32,9 @@ class Feed:
         if isinstance(data.train, tf.data.Dataset):
             self.steps_per_epoch = _count_batches(data.train)
         else:
-            self._arrays = tuple(np.asarray(part) for part in data.train)
-            self.steps_per_epoch = -(-len(self._arrays[0]) // ARRAY_BATCH)
+            self._arrays = tf.nest.map_structure(np.asarray, tuple(data.train))
+            self._size = len(tf.nest.flatten(self._arrays)[0])
+            self.steps_per_epoch = -(-self._size // ARRAY_BATCH)
             self._permute = lru_cache(maxsize=1)(self._draw_order)
 
     def batches(self, start: int, stop: int) -> tf.data.Dataset:
@@ -43,7 +44,9 @@ class Feed:
             return disable_autotuning(
                 data.skip(start % self.steps_per_epoch).concatenate(data.repeat()).take(stop - start)
             )
-        signature = tuple(tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in self._arrays)
+        signature = tf.nest.map_structure(
+            lambda part: tf.TensorSpec((None, *part.shape[1:]), tf.as_dtype(part.dtype)), self._arrays
+        )
         made = tf.data.Dataset.from_generator(lambda: self._take(start, stop), output_signature=signature)
         return disable_autotuning(made.apply(tf.data.experimental.assert_cardinality(stop - start)).prefetch(2))
 
@@ -56,17 +59,16 @@ class Feed:
         """Number of examples of each batch of an epoch; a dataset is walked through for it, so only once."""
         if isinstance(self._data.train, tf.data.Dataset):
             return _list_batch_sizes(self._data.train)
-        size = len(self._arrays[0])
-        return [min(ARRAY_BATCH, size - first) for first in range(0, size, ARRAY_BATCH)]
+        return [min(ARRAY_BATCH, self._size - first) for first in range(0, self._size, ARRAY_BATCH)]
 
     def _draw_order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self._seed, epoch]).permutation(len(self._arrays[0]))
+        return np.random.default_rng([self._seed, epoch]).permutation(self._size)
 
-    def _take(self, start: int, stop: int) -> Iterator[tuple[np.ndarray, ...]]:
+    def _take(self, start: int, stop: int) -> Iterator[Any]:
         for step in range(start, stop):
             epoch, within = divmod(step, self.steps_per_epoch)
             rows = self._permute(epoch)[within * ARRAY_BATCH : (within + 1) * ARRAY_BATCH]
-            yield tuple(part[rows] for part in self._arrays)
+            yield tf.nest.map_structure(lambda part, rows=rows: part[rows], self._arrays)
 
 
 def _count_batches(data: tf.data.Dataset) -> int:

@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from tfprune_init.errors import OptionError
+from tfprune_init.methods import resolve_method
 from tfprune_init.methods.method import METHODS
 from tfprune_init.selection import Budget
 from tfprune_init.selection.budget import parse_sparsity
@@ -44,6 +45,23 @@ class RunGoal:
     def is_given(self) -> bool:
         """Whether anything says how much is to stay."""
         return self.sparsity is not None or self.budget is not None
+
+
+def check_options(procedure: str, data: Any, options: Mapping[str, Any]) -> None:
+    """Refuse what a method or procedure does not take, before anything is loaded or built.
+
+    Args:
+        procedure: Its name.
+        data: What connections will be judged by; None for nothing.
+        options: Its options.
+
+    Raises:
+        OptionError: If there is none of that name, or an option is unknown or has no effect on it.
+    """
+    if procedure in METHODS:
+        resolve_method(procedure, data, {k: v for k, v in options.items() if k not in ("exclude", "prune_bias")})
+    else:
+        find_recipe(procedure).check_options(options)
 
 
 def make_events(

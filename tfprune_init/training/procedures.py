@@ -25,6 +25,7 @@ from tfprune_init.options import OPTIONS
 from tfprune_init.selection import Budget
 from tfprune_init.training.events import Event, outline_run
 from tfprune_init.training.feed import Feed
+from tfprune_init.training.final_report import report_masks
 from tfprune_init.training.inputs import (
     ExperimentData,
     check_callable,
@@ -108,7 +109,7 @@ def run(
     running = ProcedureRun(model, prepared, feed, seed, goal, on_collapse)
     running.follow(events, None if folder is None else Path(folder), verbose)
     running.evaluate("end")
-    return running.conclude()
+    return running.conclude(procedure if isinstance(procedure, str) else "events", options)
 
 
 class ProcedureRun:
@@ -150,7 +151,7 @@ class ProcedureRun:
         self._variables = find_layer_variables(model)
         model.optimizer.build(model.trainable_variables)  # as Keras does at the first step
         self._optimizer = get_optimizer_variables(model.optimizer)
-        self._fresh = [np.array(variable) for variable in self._optimizer]
+        self._fresh = [np.array(variable.numpy()) for variable in self._optimizer]
 
     def follow(self, events: Sequence[Event], folder: Path | None, verbose: str | int | bool) -> None:
         """Do the events that are not done yet."""
@@ -172,14 +173,20 @@ class ProcedureRun:
                 if folder is not None:
                     save_state(folder, self.state, self.read_model(), settings)
 
-    def conclude(self) -> RunResult:
-        """Return what the run gives."""
+    def conclude(self, name: str, options: Mapping[str, Any]) -> RunResult:
+        """Return what the run gives.
+
+        Args:
+            name: Name of the procedure.
+            options: Its options.
+        """
         state = self.state
-        return RunResult(self.model, state.masks, state.cost, state.history, state.epochs, state.search)
+        report = None if state.masks is None else report_masks(self, name, options)
+        return RunResult(self.model, state.masks, state.cost, state.history, state.epochs, report)
 
     def read_model(self) -> list[np.ndarray]:
         """Return the values of all variables of the model."""
-        return [np.array(variable) for variable in self._variables]
+        return [np.array(variable.numpy()) for variable in self._variables]
 
     def write_model(self, values: Sequence[np.ndarray]) -> None:
         """Set all variables of the model; what the masks prune stays at zero."""

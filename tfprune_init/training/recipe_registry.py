@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -50,15 +50,23 @@ class Recipe:
     trains_weights: bool = True
 
     @property
+    def defaults(self) -> dict[str, Any]:
+        """Its options, with their defaults."""
+        parameters = inspect.signature(self.make).parameters.values()
+        return {
+            parameter.name: parameter.default for parameter in parameters if parameter.kind == parameter.KEYWORD_ONLY
+        }
+
+    @property
     def options(self) -> list[str]:
         """Names of its options."""
-        parameters = inspect.signature(self.make).parameters.values()
-        return [parameter.name for parameter in parameters if parameter.kind == parameter.KEYWORD_ONLY]
+        return list(self.defaults)
 
     @property
     def summary(self) -> str:
-        """First line of its docstring."""
-        return (inspect.getdoc(self.make) or "").partition("\n")[0]
+        """What it does, as the first line of its docstring says after "Make the procedure of "."""
+        line = (inspect.getdoc(self.make) or "").partition("\n")[0]
+        return line.removeprefix("Make the procedure of ")
 
     def make_events(self, plan: RunPlan, options: Mapping[str, Any]) -> list[Event]:
         """Make its events.
@@ -66,11 +74,19 @@ class Recipe:
         Raises:
             OptionError: If it does not take an option, or the recipe refuses a value.
         """
-        for key in options:
-            if key not in self.options:
-                near = suggest(key, self.options, list_all=True)
-                raise OptionError(f"Procedure {self.name!r} has no option {key!r}. {near}")
+        self.check_options(options)
         return self.make(plan, **options)
+
+    def check_options(self, names: Iterable[str]) -> None:
+        """Refuse options that it does not take.
+
+        Raises:
+            OptionError: If there is one.
+        """
+        for name in names:
+            if name not in self.options:
+                near = suggest(name, self.options, list_all=True)
+                raise OptionError(f"Procedure {self.name!r} has no option {name!r}. {near}")
 
 
 RECIPES: Registry[Recipe] = Registry("procedure")

@@ -13,6 +13,7 @@ from rich.table import Table
 from tfprune_init.backend.protocols import Model
 from tfprune_init.files import write_json
 from tfprune_init.masks import Masks
+from tfprune_init.report import PruningReport
 from tfprune_init.training.cost import TrainingCost
 
 
@@ -27,7 +28,7 @@ class RunResult:
         history: What was measured on the test data, in order: dicts with "event", "step", "density", and the numbers
             of `model.evaluate`. The last is of the end.
         epochs: What `fit` logged on the training data, epoch by epoch.
-        search: What `PruningReport.to_dict` gave of the last search for masks; None where there was none.
+        report: What the masks leave of the network; None if nothing was pruned. Its steps are those of the last search.
     """
 
     model: Model
@@ -35,18 +36,15 @@ class RunResult:
     cost: TrainingCost
     history: list[dict[str, Any]]
     epochs: list[dict[str, float]] = field(default_factory=list)
-    search: dict[str, Any] | None = None
+    report: PruningReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the model and the masks themselves, in types that JSON knows."""
-        known = self.masks
-        masks = known and {"size": known.size, "kept": known.kept, "fingerprint": known.fingerprint}
         return {
-            "masks": masks,
+            "report": None if self.report is None else self.report.to_dict(),
             "cost": asdict(self.cost),
             "history": self.history,
             "epochs": self.epochs,
-            "search": self.search,
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -54,8 +52,10 @@ class RunResult:
         write_json(path, self.to_dict())
 
     def print(self, file: IO[str] | None = None) -> None:
-        """Print what was measured, and the cost; to standard output if no `file` is given."""
+        """Print the report, what was measured, and the cost; to standard output if no `file` is given."""
         console = Console(file=file)
+        if self.report is not None:
+            self.report.print(console.file)
         names = [name for name in self.history[-1] if name not in ("event", "step", "density")]
         table = Table(title=f"{self.model.name} on the test data", title_justify="left", box=box.SIMPLE_HEAD)
         table.add_column("")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from tfprune_init.errors import OptionError
 from tfprune_init.files import atomic_folder, read_npz, write_json
 from tfprune_init.masks import Masks
-from tfprune_init.records import check_record
+from tfprune_init.records import parse_json
 from tfprune_init.training.cost import TrainingCost
 
 _ARRAYS, _MASKS, _STATE = "arrays.npz", "masks.npz", "state.json"
@@ -105,8 +104,7 @@ def load_state(folder: Path, settings: str) -> tuple[RunState, list[np.ndarray]]
     if not (folder / _STATE).is_file():
         return None
     try:
-        record = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-        check_record(record, _Record, f"{folder / _STATE} is damaged")
+        record = parse_json((folder / _STATE).read_bytes(), _Record, f"{folder / _STATE} is damaged")
         arrays = read_npz(folder / _ARRAYS)
         masks = Masks.load(folder / _MASKS) if (folder / _MASKS).is_file() else None
         model = [arrays[f"model_{i}"] for i in range(sum(name.startswith("model_") for name in arrays))]
