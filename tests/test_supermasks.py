@@ -407,6 +407,7 @@ def test_a_mask_that_keeps_nothing_is_a_collapse() -> None:
     ) as caught:
         run(nothing)
     assert caught.value.masks.kept == 0
+    assert caught.value.report.to_dict()["empty"] == list(SIZES)
     with pytest.warns(NetworkCollapseWarning, match="no signal"):
         found = run(nothing, on_collapse="warn")
     assert found.masks.collapse is not None

@@ -41,7 +41,7 @@ class NetworkCollapseError(PruningError):
     Args:
         message: How the network collapsed, and what to try.
         masks: The masks of the collapsed network, `tpi.Masks`.
-        report: What is left of it, `tpi.PruningReport`; None where the masks were learned.
+        report: What is left of it, `tpi.PruningReport`.
     """
 
     def __init__(self, message: str, masks: Any, report: Any):

@@ -170,7 +170,7 @@ def find_collapse(
     counts = ", ".join(f"{path} ({int(np.count_nonzero(masks[path]))} kept)" for path in thinnest)
     return (
         f"The network collapsed: no signal from the inputs reaches {', '.join(left.lost)}. Thinnest: {counts}. Try "
-        "more steps, a lower learning rate, or a lower sparsity."
+        "more steps, a lower learning rate, or to keep more: a lower sparsity, or a higher start."
     )
 
 

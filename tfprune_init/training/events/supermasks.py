@@ -23,6 +23,7 @@ from tfprune_init.selection import GRANULARITIES, Layout, find_allocation
 from tfprune_init.selection.granularity import Share
 from tfprune_init.training.events.event import Event, RunOutline
 from tfprune_init.training.events.weights import read_snapshot
+from tfprune_init.training.final_report import report_masks
 from tfprune_init.training.mask_learning import ScoreDescent, find_collapse, learn_masks, replaced_weights
 from tfprune_init.training.trained_masks import find_masks_from_training
 
@@ -90,7 +91,7 @@ class LearnBernoulliMasks(Event):
                 _write_scaled(variables, weights, probabilities, self.rescale)
                 run.note("expected", run.measure(), 1.0)
         chosen = masks.choose() if self.choose == "likely" else masks.sample(self.steps + self.draws)
-        _attach_learned(run, variables, chosen)
+        _attach_learned(run, variables, chosen, type(self).__name__)
         if self.rescale and not all(mask.all() for mask in chosen.values()):
             reinitialize(run.model, "unchanged", rescale=True)
 
@@ -139,7 +140,7 @@ class LearnTopScores(Event):
         shares = _share_out(found, self.allocation, run.goal.density if self.density is None else self.density)
         masks = TopScoreMasks(found.prunable, shares, seed=run.seed)
         learn_masks(run, found.prunable, masks, self._make_descent(), self.steps)
-        _attach_learned(run, found.prunable, masks.choose())
+        _attach_learned(run, found.prunable, masks.choose(), type(self).__name__)
 
     def _make_descent(self) -> ScoreDescent:
         return ScoreDescent(self.learning_rate, self.momentum, self.weight_decay, cosine=True)
@@ -241,17 +242,18 @@ def _write_scaled(
         one.tensor.assign((weights[one.path] * factor).astype(weights[one.path].dtype))
 
 
-def _attach_learned(run: ProcedureRun, variables: tuple[ModelVariable, ...], chosen: Mapping[str, np.ndarray]) -> None:
+def _attach_learned(
+    run: ProcedureRun, variables: tuple[ModelVariable, ...], chosen: Mapping[str, np.ndarray], event: str
+) -> None:
     """Attach masks that were learned to a run's model, if they leave a network.
 
     Raises:
         NetworkCollapseError: If they do not, and the run does not go on with a warning then.
     """
     collapse = find_collapse(run.model, variables, chosen, run.data.train)
-    masks = Masks(chosen, collapse=collapse)
+    run.state.masks = masks = Masks(chosen, collapse=collapse)
     if collapse is not None:
         if run.on_collapse == "raise":
-            raise NetworkCollapseError(collapse, masks, None)
+            raise NetworkCollapseError(collapse, masks, report_masks(run, event, {}))
         warnings.warn(collapse, NetworkCollapseWarning, stacklevel=2)
     attach(run.model, masks)
-    run.state.masks = masks
