@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +14,7 @@ import model_kinds
 import numpy as np
 import pytest
 import tensorflow as tf
+from command import call
 from model_kinds import KERAS, KINDS
 from tiers import rows
 from training import TWO_REPLICAS, Policy, dense, fresh_process, loss
@@ -343,6 +345,7 @@ def test_edge_popup_counts_exactly_whatever_the_allocation() -> None:
     assert (found.cost.training_steps, found.cost.scoring_steps) == (0, 4)
     assert found.cost.multiply_adds == 3 * 4 * 24 * sum(SIZES.values())
     assert (found.history[-1]["step"], found.history[-1]["density"]) == (4, found.masks.density)
+    assert [sorted(epoch) for epoch in found.epochs] == [["loss"]] * 4  # of one step each
     together = run("edge_popup", sparsity=0.7, allocation="global").masks
     assert together.kept == int(sum(SIZES.values()) * Fraction(3, 10))
     assert {path: int(mask.sum()) for path, mask in together.items()} != counts
@@ -517,6 +520,24 @@ def test_scores_that_explode_are_an_error_and_leave_the_weights() -> None:
     (model,) = models
     assert all(np.array_equal(w, read(build(0))[path]) for path, w in read(model).items())
     assert not any("call" in vars(layer) for layer in model.layers)
+
+
+def test_the_command_line_learns_masks(tmp_path: Path) -> None:
+    usual = ("lenet_300_100", "--data", "digits", "--epochs", "1", "-o", "run", "--json")
+    done = call("run", "supermask", *usual, "--set", "rescale=True", "--set", "draws=0", cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    told = json.loads(done.out)
+    assert (told["cost"]["training_steps"], told["cost"]["scoring_steps"]) == (0, 12)
+    masks, model = tpi.Masks.load(tmp_path / "run" / "masks.npz"), keras.models.load_model(tmp_path / "run/model.keras")
+    assert 0 < masks.kept == told["report"]["kept"] == sum(np.count_nonzero(w) for w in read(model).values())
+    (epoch,) = json.loads((tmp_path / "run" / "history.json").read_text())["epochs"]
+    assert set(epoch) == {"epoch", "loss", "val_loss", "val_accuracy"}
+
+
+def test_data_that_are_no_numbers_are_an_error() -> None:
+    x = np.where(np.arange(24)[:, None] == 7, np.nan, X[:24])
+    with pytest.raises(ScoreError, match=r"loss of step 1 .* is nan.*data are finite"):
+        tpi.run("supermask", build, ((x, Y[:24]), DATA[1]), steps=2, verbose=0)
 
 
 def test_a_layer_that_the_loss_does_not_depend_on_is_an_error() -> None:

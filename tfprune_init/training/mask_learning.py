@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,9 +97,8 @@ def learn_masks(
         ModelError: If the network computes in float16, or has no loss.
         ReplicaError: If it lives on several replicas.
         EnforcementError: If it carries masks already, or a layer computes with something else than its variable.
-        ScoreError: If the loss does not depend on a variable, or scores become NaN or infinite.
+        ScoreError: If the loss does not depend on a variable or is not finite, or scores become NaN or infinite.
     """
-    began = time.perf_counter()
     _check_learnable(run.model)
     velocities = {path: tf.Variable(tf.zeros_like(score)) for path, score in masks.scores.items()}
     loss = make_loss(run.model, None)
@@ -110,7 +108,7 @@ def learn_masks(
         return weight * tf.cast(factors[path], weight.dtype)
 
     @tf.function  # type: ignore[untyped-decorator]  # TensorFlow has no types
-    def take_step(x: Any, y: Any, sample_weight: Any, step: tf.Tensor, rate: tf.Tensor) -> None:
+    def take_step(x: Any, y: Any, sample_weight: Any, step: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(list(masks.scores.values()))
             factors.update(masks.make_factors(step))
@@ -124,15 +122,23 @@ def learn_masks(
             )
         for path, score in masks.scores.items():
             descent.move(score, velocities[path], gradients[path], rate)
+        return judged
 
-    first = run.state.step
+    def take_numbered(number: int, batch: tuple[Any, ...]) -> float:
+        x, y, sample_weight = (*batch, None)[:3]
+        rate = tf.constant(descent.find_rate(number, steps), tf.float64)
+        judged = float(take_step(x, y, sample_weight, tf.constant(number, tf.int64), rate))
+        if not math.isfinite(judged):
+            raise ScoreError(
+                f"The loss of step {number + 1} of learning masks is {judged}, though no weight moves. Check that the "
+                "data are finite, and that the initial weights give finite outputs."
+            )
+        return judged
+
     reader = KernelReader(run.model, variables, read)
     try:
         with deterministic_reductions():
-            for place, batch in enumerate(run.walk(first, first + steps)):
-                x, y, sample_weight = (*batch, None)[:3]
-                rate = tf.constant(descent.find_rate(place, steps), tf.float64)
-                take_step(x, y, sample_weight, tf.constant(place, tf.int64), rate)
+            run.learn(steps, take_numbered)
     finally:
         reader.release()
     broken = [path for path, score in masks.scores.items() if not np.isfinite(score.numpy()).all()]
@@ -141,9 +147,6 @@ def learn_masks(
             f"Scores of {', '.join(broken)} became NaN or infinite. Try a lower learning rate. "
             f"Received: learning_rate={descent.learning_rate:g}."
         )
-    run.state.step = first + steps
-    run.count(0, steps, None, first)
-    run.state.seconds["pruning"] += time.perf_counter() - began
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,11 +201,24 @@ class ProcedureRun:
             variable.assign(value)
         self.model.optimizer.iterations.assign(self.state.step)
 
-    def walk(self, start: int, stop: int) -> Iterator[tuple[Any, ...]]:
-        """Give the training batches of the steps from `start` to before `stop`, and show the progress."""
-        for batch in self._feed.batches(start, stop):
-            yield batch
-            self._progress.advance(1)
+    def learn(self, steps: int, take_step: Callable[[int, tuple[Any, ...]], float]) -> None:
+        """Take steps that judge connections and train no weight, on the next training batches.
+
+        Args:
+            steps: How many.
+            take_step: Takes one: a function of its number, from 0, and the batch, which returns the loss.
+        """
+        began, first = time.perf_counter(), self.state.step
+        while self.state.step < first + steps:
+            start = self.state.step
+            end = min(first + steps, (start // self._feed.steps_per_epoch + 1) * self._feed.steps_per_epoch)
+            batches = enumerate(self._feed.batches(start, end), start - first)
+            losses = [take_step(number, batch) for number, batch in batches]
+            self.state.step = end
+            self.state.epochs.append({"loss": float(np.mean(losses))})
+            self._progress.advance(end - start)
+            self.count(0, end - start, None, start)
+        self.state.seconds["pruning"] += time.perf_counter() - began
 
     def train(self, stop: int, watch: int | None) -> None:
         """Train until a step. What is random in it, such as dropout, depends on the step that it begins at.

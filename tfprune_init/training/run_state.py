@@ -47,7 +47,7 @@ class RunState:
         snapshots: Step and values of the model's variables, by name.
         cost: What the run has cost so far.
         history: What was measured: dicts with the event, the step, the density and the numbers.
-        epochs: What `fit` logged on the training data, epoch by epoch.
+        epochs: What `fit` logged on the training data, or the loss while masks were learned, epoch by epoch.
         search: What `PruningReport.to_dict` gave of the last search for masks.
         seconds: Wall time of "training" and of "pruning".
     """
