@@ -62,9 +62,10 @@ results = []
 for name in ("dense_cnn_1", "sparse_cnn_1"):
     for seed in range(options.seeds):
         started = time.monotonic()
-        results.append(tpi.run_noise_test(train(name, seed), data.test, seed=seed))
+        results.append(result := tpi.run_noise_test(train(name, seed), data.test, seed=seed))
         table.add_column(f"{name}, seed {seed}", justify="right")
-        print(f"{name}, seed {seed}: {time.monotonic() - started:.0f} s", flush=True)
+        seconds = time.monotonic() - started
+        print(f"{name}, seed {seed}: noise score {result.score:,}, {seconds:.0f} s", flush=True)
 
 for place, pixels in enumerate(results[0].pixels):
     table.add_row(f"{pixels}", *(f"{100 * result.accuracies[place]:.2f}%" for result in results))

@@ -51,6 +51,8 @@ def blocks(page: str, language: str) -> list[str]:
         ("docs/training.md", nullcontext),
         ("docs/supermasks.md", nullcontext),
         ("docs/k_winners.md", nullcontext),
+        ("docs/layer_robustness.md", nullcontext),
+        ("docs/shared_weight.md", nullcontext),
         pytest.param("docs/experiments.md", nullcontext, marks=pytest.mark.slow),
     ],
     ids=[
@@ -61,6 +63,8 @@ def blocks(page: str, language: str) -> list[str]:
         "training",
         "supermasks",
         "k_winners",
+        "layer_robustness",
+        "shared_weight",
         "experiments",
     ],
 )

@@ -131,7 +131,21 @@ def test_accuracy_against_sparsity(tmp_path: Path) -> None:
     for run in results:
         assert run.status == "collapsed" or run.kept == (run.size if run.label == "dense" else kept(run))
         assert run.accuracy is None or f"{100 * run.accuracy:.1f}" in out
-    assert is_picture(tmp_path / "accuracy_sparsity" / "accuracy_sparsity.png")
+    for name in ("accuracy_sparsity", "cost_90", "cost_99"):
+        assert is_picture(tmp_path / "accuracy_sparsity" / f"{name}.png")
+
+
+def test_accuracy_of_methods_that_train(tmp_path: Path) -> None:
+    methods = ("dynamic_pruning:every=2", "lottery_ticket:rate=0.5,rewind=weights")
+    asked = ("--methods", *methods, "--sparsities", "0.75", "--epochs", "1", "--seeds", "1")
+    example("accuracy_sparsity", tmp_path, *asked)
+    results = tpi.Results.load(tmp_path / "accuracy_sparsity")
+    assert [(run.method, run.options, run.training_steps) for run in results] == [
+        ("dense", {}, 12),
+        ("dynamic_pruning", {"every": 2}, 12),
+        ("lottery_ticket", {"rate": 0.5, "rewind": "weights"}, 36),
+    ]
+    assert {run.kept for run in results[1:]} == {50_200 // 4}
 
 
 def kept(run: Run) -> int:
@@ -161,14 +175,17 @@ def test_layers(tmp_path: Path) -> None:
 def test_lottery_tickets(tmp_path: Path) -> None:
     out = example("lottery_tickets", tmp_path, "--levels", "1", "3", "--seeds", "1", "--epochs", "2")
     rows = (tmp_path / "lottery_tickets" / "tickets.csv").read_text().splitlines()
-    assert rows[0] == "method,level,density,seed,gradient_steps,accuracy"
+    assert rows[0] == ("method,level,density,seed,gradient_steps,accuracy,best_step,accuracy_at_best_step")
     cells = [row.split(",") for row in rows[1:]]
     assert [cell[0] for cell in cells[:6]] == ["ticket", "reinitialized", "shuffled", "force", "snip", "one-shot"]
     # 24 steps a training: a ticket of level 3 takes four trainings, one-shot two, FORCE 61 steps of scoring, SNIP one.
     assert [int(cell[4]) for cell in cells[6:]] == [96, 96, 96, 85, 25, 48]
     assert {float(cell[2]) for cell in cells[6:]} == {int(50_200 * 0.8**3) / 50_200}
     assert all(0.5 < float(cell[5]) <= 1 for cell in cells)
-    assert "weights left" in out
+    # Looked at every 2 of 24 steps: where the loss still falls at the end, that is the best step.
+    assert {int(cell[6]) for cell in cells} <= set(range(2, 25, 2))
+    assert all(float(cell[7]) == float(cell[5]) for cell in cells if cell[6] == "24")
+    assert "step of the smallest test loss, looked at every 2 steps" in out
     assert is_picture(tmp_path / "lottery_tickets" / "tickets.png")
 
 
@@ -185,6 +202,25 @@ def test_supermasks(tmp_path: Path) -> None:
     counted = [row for row in rows if row["mask"] in ("edge-popup", "large_final", "movement")]
     assert {float(row["density"]) for row in counted} == {0.5}
     assert "Bernoulli, rescaled: p >= 0.5" in out
+
+
+def test_layer_robustness(tmp_path: Path) -> None:
+    out = example("layer_robustness", tmp_path, "--epochs", "4", "--draws", "1")
+    assert out.startswith("mlp on digits: 1,437 training and 360 test images")
+    folder = tmp_path / "layer_robustness"
+    with (folder / "layer_robustness.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    # Five layers of 256 units and the head; drawn, epochs 0 to 3, trained.
+    assert [row["network"] for row in table] == ["dense"] * 36 + ["force at 90%"] * 36
+    assert [row["checkpoint"] for row in table[:6]] == ["random", *(f"epoch {i}" for i in range(4)), "trained"]
+    dense, sparse = ({row["layer"]: int(row["parameters"]) for row in part} for part in (table[:36], table[36:]))
+    weights = 64 * 256 + 4 * 256 * 256 + 256 * 10
+    assert sum(dense.values()) == weights + 5 * 256 + 10
+    assert sum(sparse.values()) == weights // 10 + 5 * 256 + 10
+    error = {(row["network"], row["layer"], row["checkpoint"]): float(row["error"]) for row in table}
+    assert error["dense", "dense1", "random"] > 0.5 > error["dense", "dense1", "trained"]
+    for quantity in ("error", "normalized_l2", "linf"):
+        assert is_picture(folder / f"{quantity}.png")
 
 
 def test_destroyed(tmp_path: Path) -> None:
@@ -245,3 +281,37 @@ def test_k_winners(tmp_path: Path) -> None:
         assert right[0] > 0.85 * 360
         assert right[0] > right[-1]
         assert table[-1][column] == f"{sum(right):,} of 3,960"
+
+
+def test_shared_weight(tmp_path: Path) -> None:
+    out = example("shared_weight", tmp_path, "--seeds", "1", "--methods", "snip", "random")
+    table = [[cell.strip() for cell in line.split("│")[1:-1]] for line in rows(out)]
+    assert [row[0] for row in table[:6]] == [f"all weights {value}" for value in ("-2", "-1", "-0.5", "0.5", "1", "2")]
+    for signs in ("equal", "present"):
+        assert is_picture(tmp_path / "shared_weight" / f"{signs}.png")
+        header, *lines = (tmp_path / "shared_weight" / f"snip_{signs}_seed0.csv").read_text().splitlines()
+        assert header == "kind,value,loss,right,examples,train_loss,train_right,train_examples"
+        rights = [int(line.split(",")[3]) for line in lines]
+        shown = [float(row[1].split()[0]) for row in (table[:11] if signs == "equal" else table[11:])][:6]
+        assert shown == [pytest.approx(right / 3.6, abs=0.051) for right in rights[:6]]
+        assert len(lines) == 7
+
+
+@pytest.mark.parametrize("task", ["swing_up", "digits"])
+def test_the_search_for_weight_agnostic_networks(task: str, tmp_path: Path) -> None:
+    asked = (
+        "--generations",
+        "4",
+        "--population",
+        "16",
+        "--seed",
+        "3",
+        *(("--batches", "1") if task == "digits" else ()),
+    )
+    out = example("weight_agnostic_search", tmp_path, task, *asked)
+    assert f"{task}: 16 networks, 4 generations of 4" in out
+    saved = json.loads((tmp_path / "weight_agnostic" / f"{task}.json").read_text())
+    assert (saved["inputs"], saved["outputs"]) == ((65, 10) if task == "digits" else (6, 1))
+    history = (tmp_path / "weight_agnostic" / f"{task}.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in history] == ["generation", "1", "2", "3", "4"]
+    assert "one tuned weight" in out

@@ -116,3 +116,15 @@ def test_a_state_that_a_call_moved_is_put_back_after_an_error() -> None:
     with pytest.raises(KeyError):
         fail()
     assert state(model) == before
+
+
+def test_metrics_are_put_back(K) -> None:
+    model = build("sequential", "keras" if K is keras else "tf_keras")
+    x, y = data()
+    model.evaluate(x, y, verbose=0)
+    before = state(model)
+    assert any("total" in name for name in before)
+    with restore_state(model):
+        model.evaluate(x[:7], y[:7], verbose=0)
+        assert state(model) != before
+    assert state(model) == before

@@ -22,7 +22,7 @@ from matplotlib.text import Text
 import tfprune_init as tpi
 from tfprune_init import plots
 from tfprune_init.errors import MaskMismatchError, OptionError, PruningError
-from tfprune_init.experiments import Results, Run
+from tfprune_init.experiments import LayerRobustness, Results, RobustnessRow, Run
 from tfprune_init.graph.variables import find_prunable_variables
 from tfprune_init.models import lenet_5, lenet_300_100, resnet50
 from tfprune_init.plots.style import format_number, format_percent, get_look
@@ -142,6 +142,19 @@ def deep() -> dict[str, Run]:
     }
 
 
+def robustness(layers: int, columns: int, *, prefix: str = "dense", seed: int = 0) -> LayerRobustness:
+    """What layers with other weights make of a network: numbers that were drawn."""
+    rng = np.random.default_rng(seed)
+    names = ["random", *(f"step {100 * number}" for number in range(columns - 2)), "trained"]
+    rows = []
+    for layer in range(layers):
+        for name in names:
+            error, distance = float(rng.random()), None if name == "random" or layer == 1 else float(rng.random())
+            rows.append(RobustnessRow(f"{prefix}{layer}", name, error, None, (error,), 9, distance, distance, distance))
+    return LayerRobustness(tuple(rows), 0.0215, 100, ())
+
+
+LONG = "encoder/block_11/self_attention/projection_"
 NOTHING = {"dense1/kernel": np.zeros((64, 300), bool)}
 FIGURES: dict[str, Callable[[Callable[[str], Any]], Any]] = {
     "accuracy": lambda get: plots.accuracy_curve(comparison()),
@@ -172,6 +185,18 @@ FIGURES: dict[str, Callable[[Callable[[str], Any]], Any]] = {
         run("force", 0.5, 0, 0.5, steps=[{"number": 1, "density": 0.5, "kept": 5, "objective": 2.0}])
     ),
     "overlap of eight": lambda get: plots.overlap({f"method {i}": get("masks")["snip"].shuffled(i) for i in range(8)}),
+    "robust layers": lambda get: plots.layer_robustness(robustness(6, 8)),
+    "robust layers, two networks": lambda get: plots.layer_robustness(
+        {"dense": robustness(6, 8), "FORCE at 90%": robustness(6, 8, seed=1)}
+    ),
+    "robust layers, four networks": lambda get: plots.layer_robustness(
+        {f"network {i}": robustness(3, 8, seed=i) for i in range(4)}
+    ),
+    "robust layers, distances": lambda get: plots.layer_robustness(robustness(6, 8), quantity="normalized_l2"),
+    "robust layers, many": lambda get: plots.layer_robustness(
+        {"dense": robustness(107, 103, prefix=LONG), "sparse": robustness(107, 103, prefix=LONG)}
+    ),
+    "one robust layer": lambda get: plots.layer_robustness(robustness(1, 3), quantity="linf"),
 }  # fmt: skip
 
 
@@ -571,6 +596,32 @@ def test_overlap_by_brute_force(masks: dict[str, tpi.Masks]) -> None:
     assert plots.iou({"w": [1, 0]}, {"w": [0, 0]}) == 0.0
 
 
+def test_robust_layers_are_the_rows_of_a_heat_map() -> None:
+    one, other = robustness(6, 8), robustness(6, 8, seed=1)
+    figure = plots.layer_robustness({"dense": one, "sparse": other})
+    left, right, bar = figure.axes
+    for axes, result in ((left, one), (right, other)):
+        image = axes.images[0]
+        expected = [[100 * result.get(layer, name).error for name in one.columns] for layer in one.layers]
+        np.testing.assert_allclose(image.get_array().filled(-1), expected)
+        assert image.get_clim() == (0, 100 * max(row.error for row in (*one.rows, *other.rows)))
+        assert [text.get_text() for text in axes.texts] == [f"{value:.1f}" for row in expected for value in row]
+    assert [text.get_text() for text in left.get_yticklabels()] == list(one.layers)
+    assert [text.get_text() for text in right.get_xticklabels()] == list(one.columns)
+    assert left.get_title() == "dense\ntrained: 2.15% error"
+    assert bar.get_ylabel() == "test error (%)"
+
+
+def test_distances_leave_out_what_was_drawn_and_what_has_no_parameters() -> None:
+    result = robustness(4, 5)
+    (axes, _) = plots.layer_robustness(result, quantity="linf").axes
+    image = axes.images[0].get_array()
+    assert image.mask.tolist() == [[layer == 1] * 4 for layer in range(4)]
+    assert image[3, 2] == result.get("dense3", "step 200").linf
+    assert [text.get_text() for text in axes.get_xticklabels()] == list(result.columns[1:])
+    assert axes.get_title() == "distance from step 0"
+
+
 def test_chance_is_what_random_masks_have() -> None:
     rng = np.random.default_rng(0)
     a, b = (tpi.Masks({"w": rng.permutation(100_000) < kept}) for kept in (20_000, 5_000))
@@ -617,6 +668,15 @@ ONES = {"a/kernel": [[1.0, 1.0], [1.0, 1.0]]}
         (lambda: plots.overlap({"a": TWO, "b": {"b/kernel": [1]}}), MaskMismatchError, "a/kernel, b/kernel"),
         (lambda: plots.iou(TWO, {"a/kernel": [1]}), MaskMismatchError, "Not the same in both: a/kernel"),
         (lambda: plots.objective_curve(run("snip", 0.9, 0, 0.5)), OptionError, "'snip' has no objective"),
+        (lambda: plots.layer_robustness({}), OptionError, "an empty mapping"),
+        (lambda: plots.layer_robustness([1]), OptionError, "Received: list"),
+        (lambda: plots.layer_robustness({"a": 1}), OptionError, "Received: int at 'a'"),
+        (lambda: plots.layer_robustness(robustness(2, 3), quantity="l2"), OptionError, "error, normalized_l2, linf"),
+        (
+            lambda: plots.layer_robustness({"a": robustness(2, 3), "b": robustness(2, 4)}),
+            OptionError,
+            "the same layers and checkpoints",
+        ),
     ],
 )  # fmt: skip
 def test_refused(call: Callable[[], Any], error: type[Exception], message: str) -> None:

@@ -301,8 +301,8 @@ def test_layers_that_write_to_their_kernel_are_refused_and_the_model_is_let_go(p
 class Killed(Event):
     """Is killed the first time."""
 
-    def __init__(self) -> None:
-        self.times = 0
+    def __init__(self, times: int = 0) -> None:
+        self.times = times
 
     def __repr__(self) -> str:
         return "Killed()"
@@ -326,8 +326,8 @@ def test_runs_that_were_killed_end_with_the_same_bits(
         alike = all(a.tobytes() == b.tobytes() for a, b in weights)
         return alike and one.history == other.history and one.cost == other.cost
 
-    whole = run([Train(2), learn])
     events = [Train(2), Killed(), learn, Killed()]
+    whole = run([Train(2), Killed(times=1), learn, Killed(times=1)])
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             run(events, folder=tmp_path / "run")

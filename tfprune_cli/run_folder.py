@@ -223,7 +223,7 @@ def write_trained(
     result.report.save(folder / REPORT_FILE)
     epochs: list[dict[str, Any]] = [{"epoch": number, **values} for number, values in enumerate(result.epochs, 1)]
     last = result.history[-1]
-    epochs[-1] |= {f"val_{name}": last[name] for name in last if name not in ("event", "step", "density")}
+    epochs[-1] |= {f"val_{name}": last[name] for name in last if name not in ("event", "place", "step", "density")}
     write_json(folder / HISTORY_FILE, {"trainings": [training], "epochs": epochs}, allow_nan=False)
     write_run_file(folder, PRUNED, {**about, "versions": result.report.versions})
 

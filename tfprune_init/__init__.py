@@ -22,10 +22,17 @@ if TYPE_CHECKING:
     from tfprune_init.api import find_masks, prune_at_init, score
     from tfprune_init.compaction import Compaction, compact
     from tfprune_init.errors import PruningError
-    from tfprune_init.experiments import NoiseTest, Results, compare, run_noise_test
+    from tfprune_init.experiments import (
+        LayerRobustness,
+        NoiseTest,
+        Results,
+        compare,
+        measure_layer_robustness,
+        run_noise_test,
+    )
     from tfprune_init.export import EdgeReport, export_tflite, exporter
     from tfprune_init.graph.string_inputs import cut_string_inputs
-    from tfprune_init.graph.weight_copies import copy_weights
+    from tfprune_init.graph.weight_copies import copy_variables, copy_weights
     from tfprune_init.masking.attachment import attach
     from tfprune_init.masking.callbacks import PruneDuringTraining
     from tfprune_init.masking.dynamic_pruning import DynamicPruning
@@ -39,14 +46,18 @@ if TYPE_CHECKING:
     from tfprune_init.scoring.criteria import register_criterion
     from tfprune_init.scoring.training_criteria import register_training_criterion
     from tfprune_init.selection import Budget, register_allocation, register_granularity
-    from tfprune_init.training import run
+    from tfprune_init.training import KeepCheckpoints, run
+    from tfprune_init.training.shared_values import SharedWeights
     from tfprune_init.training.trained_masks import find_masks_from_training
+    from tfprune_init.training.weight_sharing import shared_weight
 
 __all__ = [
     "Budget",
     "Compaction",
     "DynamicPruning",
     "EdgeReport",
+    "KeepCheckpoints",
+    "LayerRobustness",
     "Masks",
     "Method",
     "NoiseTest",
@@ -55,11 +66,13 @@ __all__ = [
     "PruningError",
     "PruningReport",
     "Results",
+    "SharedWeights",
     "TensorBoardSparsity",
     "__version__",
     "attach",
     "compact",
     "compare",
+    "copy_variables",
     "copy_weights",
     "cut_string_inputs",
     "datasets",
@@ -73,6 +86,7 @@ __all__ = [
     "layers",
     "list_methods",
     "mask_gradients",
+    "measure_layer_robustness",
     "models",
     "plots",
     "prune_at_init",
@@ -86,6 +100,7 @@ __all__ = [
     "run",
     "run_noise_test",
     "score",
+    "shared_weight",
     "strip",
     "tfmot",
     "training",
@@ -98,10 +113,10 @@ _HOMES = {
     "api": ("find_masks", "prune_at_init", "score"),
     "compaction": ("Compaction", "compact"),
     "errors": ("PruningError",),
-    "experiments": ("NoiseTest", "Results", "compare", "run_noise_test"),
+    "experiments": ("LayerRobustness", "NoiseTest", "Results", "compare", "measure_layer_robustness", "run_noise_test"),
     "export": ("EdgeReport", "export_tflite", "exporter"),
     "graph.string_inputs": ("cut_string_inputs",),
-    "graph.weight_copies": ("copy_weights",),
+    "graph.weight_copies": ("copy_variables", "copy_weights"),
     "masking.attachment": ("attach",),
     "masking.callbacks": ("PruneDuringTraining",),
     "masking.dynamic_pruning": ("DynamicPruning",),
@@ -113,10 +128,12 @@ _HOMES = {
     "methods": ("Method", "list_methods", "register_method"),
     "report": ("PruningReport",),
     "scoring.criteria": ("register_criterion",),
-    "training": ("run",),
+    "training": ("KeepCheckpoints", "run"),
     "scoring.training_criteria": ("register_training_criterion",),
     "selection": ("Budget", "register_allocation", "register_granularity"),
+    "training.shared_values": ("SharedWeights",),
     "training.trained_masks": ("find_masks_from_training",),
+    "training.weight_sharing": ("shared_weight",),
 }
 _MODULES = ("datasets", "distribute", "errors", "models", "plots", "reports", "tfmot", "training")
 

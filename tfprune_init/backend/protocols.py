@@ -108,6 +108,10 @@ class Model(Layer, Protocol):
     def loss(self) -> Any:
         """The loss it is compiled with."""
 
+    @property
+    def losses(self) -> Sequence[Any]:
+        """What layers and regularizers add to the loss."""
+
     def count_params(self) -> int:
         """Return the number of its parameters."""
 
@@ -122,6 +126,9 @@ class Model(Layer, Protocol):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Compute its loss and metrics."""
+
+    def reset_metrics(self) -> None:
+        """Let its metrics begin anew."""
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Compute its outputs in batches."""

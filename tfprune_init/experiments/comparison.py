@@ -22,6 +22,7 @@ from tfprune_init.experiments.run_config import DENSE, MethodSpec, RunConfig, pa
 from tfprune_init.experiments.runner import ExperimentContext, run_one
 from tfprune_init.experiments.storage import RUNS, load_run, prepare_folder
 from tfprune_init.progress import is_progress_shown
+from tfprune_init.training.events import outline_run
 from tfprune_init.training.feed import Feed
 from tfprune_init.training.inputs import check_callable, model_fingerprint, prepare_data
 from tfprune_init.version import __version__
@@ -193,7 +194,7 @@ def _make_configs(
             for sparsity in _choose_sparsities(spec, sparsities)
         ]
     for config in configs:
-        config.spec.make_events(config.sparsity, epochs, context.steps_per_epoch)
+        outline_run(config.spec.make_events(config.sparsity, epochs, context.steps_per_epoch))
     return configs
 
 

@@ -24,7 +24,7 @@ _KERNEL_LAYERS = frozenset(
     + ["SimpleRNNCell", "LSTMCell", "GRUCell", "ConvLSTMCell"]
 )
 _KERNELS = frozenset(["kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel"])
-_NORMALIZATIONS = frozenset(
+NORMALIZATIONS = frozenset(
     f"{kind}Normalization" for kind in ("Batch", "Layer", "Group", "RMS", "Unit", "Spectral", "")
 )
 
@@ -209,7 +209,7 @@ def _reason_to_skip(target: ModelVariable, trainable: set[int], prune_bias: bool
     kind = type(target.layer).__name__
     if not tf.as_dtype(target.tensor.dtype).is_floating:
         return "integer variable (a state, or quantized)"
-    if classes & _NORMALIZATIONS:
+    if classes & NORMALIZATIONS:
         return f"normalization ({kind})"
     if id(target.variable) not in trainable:
         return "not trainable"

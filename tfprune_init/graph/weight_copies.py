@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune_init.backend import compat
 from tfprune_init.backend.protocols import Model
 from tfprune_init.errors import OptionError
 from tfprune_init.graph.variables import Exclusion, ModelVariable, find_prunable_variables, list_variables
@@ -40,6 +41,29 @@ def copy_weights(
     """
     targets = find_prunable_variables(model, exclude=exclude, prune_bias=prune_bias)
     return {target.path: np.array(target.effective) for target in targets.prunable}
+
+
+def copy_variables(model: Model) -> dict[str, np.ndarray]:
+    """Copy every variable of a model as it is held: kernels, biases, normalizations with their statistics, states.
+
+    Args:
+        model: A built model, Keras 3 or tf_keras.
+
+    Returns:
+        Mapping from variable path to an array of the variable's shape and dtype, in the order of the variables.
+
+    Raises:
+        ModelError: If the model is unbuilt.
+
+    Example:
+        >>> import keras, tfprune_init as tpi
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="head")])
+        >>> start = tpi.copy_variables(model)
+        >>> {path: values.shape for path, values in start.items()}
+        {'head/kernel': (8, 4), 'head/bias': (4,)}
+    """
+    compat.check_model(model)
+    return {target.path: np.array(target.tensor) for target in list_variables(model)}
 
 
 def check_weights(name: str, weights: Any, model: Model, targets: Iterable[ModelVariable]) -> dict[str, np.ndarray]:
@@ -78,7 +102,8 @@ def check_weights(name: str, weights: Any, model: Model, targets: Iterable[Model
             f"{name}= does not fit model {model.name!r}. "
             + (f"Not in the model: {_list_names(unknown)}. " if unknown else "")
             + (f"Without weights: {_list_names(missing)}. " if missing else "")
-            + "Copy them with tpi.copy_weights from this model, or from one whose layers have the same names."
+            + "Copy them with tpi.copy_weights, or all variables with tpi.copy_variables, from this model, or from one "
+            "whose layers have the same names."
         )
     return {target.path: _check_array(name, weights[target.path], target) for target in targets}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ class PruneDuringTraining(EventCallback):
         self,
         data: Any,
         *,
-        sparsity: float,
+        sparsity: float | Fraction,
         method: str = "snip_it",
         every: int = 4,
         delay: int = 4,

@@ -82,7 +82,7 @@ class DynamicPruning(EventCallback):
     def __init__(
         self,
         *,
-        sparsity: float,
+        sparsity: float | Fraction,
         every: int = 16,
         delay: int = 0,
         until: int | None = None,

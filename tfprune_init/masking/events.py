@@ -149,13 +149,22 @@ class EventCallback(BackendCallback):
             OptionError: If the training is known to end before the last event.
         """
         self._plan, self._before = plan, None
-        epochs, steps = self.params.get("epochs"), self.params.get("steps")
-        length = epochs if plan.unit == "epochs" or epochs is None else steps and epochs * steps
+        length = self.find_length(plan.unit)
         if length is not None and length < plan.last:
             raise OptionError(
                 f"The last of {plan.events} events comes after {plan.unit[:-1]} {plan.last}. Received: a training of "
                 f"{length} {plan.unit}; train longer, or give fewer events or a smaller every or delay."
             )
+
+    def find_length(self, unit: str) -> int | None:
+        """Return how many epochs or steps the training has; None if that is not known.
+
+        Args:
+            unit: "epochs" or "steps".
+        """
+        epochs, steps = self.params.get("epochs"), self.params.get("steps")
+        length: int | None = epochs if unit == "epochs" or epochs is None else steps and epochs * steps
+        return length
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Count the steps of the epochs before this one."""

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from tfprune_init.backend import compat
 from tfprune_init.backend.protocols import Model
 from tfprune_init.checks import check_integer, suggest
 from tfprune_init.errors import ModelError, OptionError
 from tfprune_init.graph.variables import Exclusion, ModelVariable, find_prunable_variables
 from tfprune_init.graph.weight_copies import check_weights
 from tfprune_init.masking.constraint import get_holding_constraint
+from tfprune_init.masking.initializers import draw_initial_values, find_initializer
 
 # The standard deviation of an initializer is measured on at least so many values, however small the variable.
 _ENOUGH = 1000
@@ -196,7 +196,7 @@ class _Weights:
             values, received = [self.present], f"{self.present.flat[0]} everywhere"
             cause = f"The weights of {self.target.path} are equal"
         else:
-            values, received = self._draws(-(-_ENOUGH // self.target.size)), repr(_initializer(self.target))
+            values, received = self._draws(-(-_ENOUGH // self.target.size)), repr(find_initializer(self.target))
             cause = f"The initializer of {self.target.path} gives equal values"
         spread = float(np.std(np.asarray(values, np.float64)))
         if spread == 0.0:
@@ -209,44 +209,11 @@ class _Weights:
 
     def _draws(self, count: int) -> list[np.ndarray]:
         """Return the initializer's values for as many seeds; the first seeds are the same for every count."""
-        initializer, path = _initializer(self.target), self.target.path
-        config = initializer.get_config() if hasattr(initializer, "get_config") else {}
-        # A copy with a seed of its own: with the seed it has, it would give the present values again.
-        if "seed" in config:
-            if self.target.equation and None in (config.get("input_axes", ()), config.get("output_axes", ())):
-                # As Keras 3's EinsumDense does when it is built: its equation says which axes are the inputs.
-                config["input_axes"], config["output_axes"] = self.target.units
-            # 31 bits, which is what both Keras versions take.
-            seeds = [int(word) >> 1 for word in self.sequence.generate_state(count)]
-            return [self._call(type(initializer).from_config({**config, "seed": seed})) for seed in seeds]
-        values = self._call(initializer)
-        if not np.array_equal(values, self._call(initializer)):
-            raise ModelError(
-                f"The initializer of {path} is random, but its get_config() has no 'seed', so its values could not be "
-                f"drawn again. Give it one, or leave the variable alone with exclude=[{path!r}]. "
-                f"Received: {initializer!r}."
-            )
-        return [values]
-
-    def _call(self, initializer: Any) -> np.ndarray:
-        return np.asarray(initializer(self.target.shape, dtype=self.target.tensor.dtype.name))
+        return draw_initial_values(self.target, self.sequence, count, _otherwise(self.target))
 
 
-def _initializer(target: ModelVariable) -> Any:
-    """Return what its layer filled the variable with."""
-    classes = compat.get_class_names(target.layer)
-    # A depthwise convolution of tf_keras has both attributes, and this is the one it uses.
-    depthwise = target.name == "kernel" and any(name.startswith("DepthwiseConv") for name in classes)
-    names = ["depthwise"] if depthwise else [target.name, target.name.removesuffix("_kernel")]
-    for name in names:
-        initializer = getattr(target.layer, f"{name}_initializer", None)
-        if initializer is not None:
-            return initializer
-    raise ModelError(
-        f"Layer {target.layer.name!r} ({type(target.layer).__name__}) does not say what {target.path} is initialized "
-        f"with. Keep the initializer as its attribute {names[0]}_initializer, leave the variable alone with "
-        f"exclude=[{target.path!r}], or take the kind 'shuffled', which needs none."
-    )
+def _otherwise(target: ModelVariable) -> str:
+    return f"leave the variable alone with exclude=[{target.path!r}], or take the kind 'shuffled', which needs none"
 
 
 _KINDS: dict[str, Callable[[_Weights], np.ndarray]] = {

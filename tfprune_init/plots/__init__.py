@@ -1,4 +1,4 @@
-"""Figures of pruning at initialization: accuracies, layers, weights, neurons, overlap of masks.
+"""Figures of pruning at initialization: accuracies, layers, weights, neurons, overlap of masks, robust layers.
 
     from tfprune_init import plots
 
@@ -14,8 +14,10 @@ from tfprune_init.plots.heat_map import kernel_heat_map
 from tfprune_init.plots.layers import layer_densities
 from tfprune_init.plots.mask_overlap import chance_iou, iou, overlap
 from tfprune_init.plots.objective import objective_curve
+from tfprune_init.plots.robustness import layer_robustness
 from tfprune_init.plots.steps import steps_curve
 from tfprune_init.plots.training_cost import cost_curve
+from tfprune_init.plots.weight_sweep import shared_weight
 from tfprune_init.plots.weights import weight_histograms
 
 __all__ = [
@@ -26,9 +28,11 @@ __all__ = [
     "iou",
     "kernel_heat_map",
     "layer_densities",
+    "layer_robustness",
     "objective_curve",
     "overlap",
     "plots",
+    "shared_weight",
     "steps_curve",
     "weight_histograms",
 ]

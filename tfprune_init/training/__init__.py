@@ -16,7 +16,10 @@ from tfprune_init.training.events import (
     ShuffleMasks,
     Snapshot,
     Train,
+    TrainAndPrune,
+    TrainDynamically,
 )
+from tfprune_init.training.kept_checkpoints import KeepCheckpoints
 from tfprune_init.training.procedures import run
 from tfprune_init.training.recipe_registry import RECIPES, Recipe, RunPlan, register_recipe
 from tfprune_init.training.run_result import RunResult
@@ -25,6 +28,7 @@ __all__ = [
     "RECIPES",
     "Evaluate",
     "Event",
+    "KeepCheckpoints",
     "LearnBernoulliMasks",
     "LearnTopScores",
     "Prune",
@@ -38,6 +42,8 @@ __all__ = [
     "ShuffleMasks",
     "Snapshot",
     "Train",
+    "TrainAndPrune",
+    "TrainDynamically",
     "TrainingCost",
     "recipes",
     "register_recipe",

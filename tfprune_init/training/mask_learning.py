@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -124,7 +125,7 @@ def learn_masks(
             descent.move(score, velocities[path], gradients[path], rate)
         return judged
 
-    def take_numbered(number: int, batch: tuple[Any, ...]) -> float:
+    def take(number: int, batch: tuple[Any, ...]) -> float:
         x, y, sample_weight = (*batch, None)[:3]
         rate = tf.constant(descent.find_rate(number, steps), tf.float64)
         judged = float(take_step(x, y, sample_weight, tf.constant(number, tf.int64), rate))
@@ -138,7 +139,7 @@ def learn_masks(
     reader = KernelReader(run.model, variables, read)
     try:
         with deterministic_reductions():
-            run.learn(steps, take_numbered)
+            _take_steps(run, steps, take)
     finally:
         reader.release()
     broken = [path for path, score in masks.scores.items() if not np.isfinite(score.numpy()).all()]
@@ -147,6 +148,19 @@ def learn_masks(
             f"Scores of {', '.join(broken)} became NaN or infinite. Try a lower learning rate. "
             f"Received: learning_rate={descent.learning_rate:g}."
         )
+
+
+def _take_steps(run: ProcedureRun, steps: int, take: Callable[[int, tuple[Any, ...]], float]) -> None:
+    """Take the next steps of a run; note the mean loss epoch by epoch, and what they cost."""
+    began, first = time.perf_counter(), run.state.step
+    while run.state.step < first + steps:
+        start = run.state.step
+        end = min(first + steps, (start // run.steps_per_epoch + 1) * run.steps_per_epoch)
+        losses = [take(number, batch) for number, batch in enumerate(run.walk(start, end), start - first)]
+        run.state.step = end
+        run.state.epochs.append({"loss": float(np.mean(losses))})
+        run.count(0, end - start, None, start)
+    run.state.seconds["pruning"] += time.perf_counter() - began
 
 
 @contextmanager

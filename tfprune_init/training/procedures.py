@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from tfprune_init.backend.protocols import Model
 from tfprune_init.checks import check_integer
 from tfprune_init.errors import OptionError
 from tfprune_init.graph.cost import CostModel
+from tfprune_init.graph.variables import list_variables
 from tfprune_init.masking.attachment import attach
 from tfprune_init.masks import Masks
 from tfprune_init.options import OPTIONS
 from tfprune_init.selection import Budget
+from tfprune_init.training.cost import count_multiply_adds
 from tfprune_init.training.events import Event, outline_run
 from tfprune_init.training.feed import Feed
 from tfprune_init.training.final_report import report_masks
@@ -35,6 +37,7 @@ from tfprune_init.training.inputs import (
     prepare_data,
 )
 from tfprune_init.training.named_procedures import RunGoal, make_events
+from tfprune_init.training.one_training import OneTraining
 from tfprune_init.training.run_progress import RunProgress
 from tfprune_init.training.run_result import RunResult
 from tfprune_init.training.run_state import RunState, load_state, save_state
@@ -125,6 +128,7 @@ class ProcedureRun:
 
     Attributes:
         state: Where it is.
+        steps_per_epoch: Number of batches in one walk through the training data.
 
     Raises:
         OptionError: If `on_collapse` is neither.
@@ -145,8 +149,11 @@ class ProcedureRun:
         self.goal = goal
         self.on_collapse = OPTIONS["on_collapse"].check(on_collapse)
         self.state = RunState()
+        self.steps_per_epoch = feed.steps_per_epoch
         self._feed = feed
         self._progress = RunProgress()
+        self._counted = 0
+        self._dense_gradients = False
         self._costs = CostModel(model) if compat.is_symbolic(model) else None
         self._variables = find_layer_variables(model)
         model.optimizer.build(model.trainable_variables)  # as Keras does at the first step
@@ -155,6 +162,9 @@ class ProcedureRun:
 
     def follow(self, events: Sequence[Event], folder: Path | None, verbose: str | int | bool) -> None:
         """Do the events that are not done yet."""
+        whole = outline_run(events)
+        for event in events:
+            event.check(self)
         settings = self._describe(events)
         saved = None if folder is None else load_state(folder, settings)
         if saved is not None:
@@ -163,8 +173,8 @@ class ProcedureRun:
                 self.state.masks = self.state.masks.carried_to(self.model)
                 attach(self.model, self.state.masks)
             self.write_model(values)
-        steps, done = outline_run(events).gradient_steps, outline_run(events[: self.state.done]).gradient_steps
-        with self._progress.show(steps, done, verbose):
+        done = outline_run(events[: self.state.done])
+        with self._progress.show(whole.gradient_steps, done.gradient_steps, verbose):
             for event in events[self.state.done :]:
                 # What is random in an event does not depend on the events that a resumed run leaves out.
                 self._seed_with(self.state.done)
@@ -182,7 +192,9 @@ class ProcedureRun:
         """
         state = self.state
         report = None if state.masks is None else report_masks(self, name, options)
-        return RunResult(self.model, state.masks, state.cost, state.history, state.epochs, report)
+        return RunResult(
+            self.model, state.masks, state.cost, state.history, state.epochs, report, self.list_snapshots()
+        )
 
     def read_model(self) -> list[np.ndarray]:
         """Return the values of all variables of the model."""
@@ -195,54 +207,76 @@ class ProcedureRun:
         if self.state.masks is not None:
             attach(self.model, self.state.masks)
 
+    def list_snapshots(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return the snapshots, each by variable path."""
+        paths = {id(target.tensor): target.path for target in list_variables(self.model)}
+        return {
+            name: {
+                paths[id(variable)]: value
+                for variable, value in zip(self._variables, values, strict=True)
+                if id(variable) in paths
+            }
+            for name, (_, values) in self.state.snapshots.items()
+        }
+
     def renew_optimizer(self) -> None:
         """Give the optimizer the state that it began with, at the step of the run."""
         for variable, value in zip(self._optimizer, self._fresh, strict=True):
             variable.assign(value)
         self.model.optimizer.iterations.assign(self.state.step)
 
-    def learn(self, steps: int, take_step: Callable[[int, tuple[Any, ...]], float]) -> None:
-        """Take steps that judge connections and train no weight, on the next training batches.
+    def walk(self, start: int, stop: int) -> Iterator[tuple[Any, ...]]:
+        """Give the training batches of the steps from `start` to before `stop`, and show the progress."""
+        for batch in self._feed.batches(start, stop):
+            yield batch
+            self._progress.advance(1)
 
-        Args:
-            steps: How many.
-            take_step: Takes one: a function of its number, from 0, and the batch, which returns the loss.
-        """
-        began, first = time.perf_counter(), self.state.step
-        while self.state.step < first + steps:
-            start = self.state.step
-            end = min(first + steps, (start // self._feed.steps_per_epoch + 1) * self._feed.steps_per_epoch)
-            batches = enumerate(self._feed.batches(start, end), start - first)
-            losses = [take_step(number, batch) for number, batch in batches]
-            self.state.step = end
-            self.state.epochs.append({"loss": float(np.mean(losses))})
-            self._progress.advance(end - start)
-            self.count(0, end - start, None, start)
-        self.state.seconds["pruning"] += time.perf_counter() - began
-
-    def train(self, stop: int, watch: int | None) -> None:
+    def train(self, stop: int, watch: int | None, callbacks: Sequence[Any] = ()) -> None:
         """Train until a step. What is random in it, such as dropout, depends on the step that it begins at.
 
         Args:
             stop: The step.
             watch: Evaluate after every so many steps; None for never.
+            callbacks: Callbacks of Keras 3. They see one training of one epoch, whose steps have the numbers that they
+                have in the run. One that changes masks calls `change_masks`.
         """
         began = time.perf_counter()
         self._seed_with(_TRAINING, self.state.step)
+        whole = OneTraining(self.model, callbacks, self.state.step, stop)
+        self._counted = self.state.step
+        whole.begin()
         while self.state.step < stop:
             start, per_epoch = self.state.step, self._feed.steps_per_epoch
             end = min(stop, (start // per_epoch + 1) * per_epoch)
             if watch is not None:
                 end = min(end, (start // watch + 1) * watch)
             with deterministic_reductions():
-                logged = self.model.fit(self._feed.batches(start, end), epochs=1, shuffle=False, verbose=0).history
+                pieces = [whole] if callbacks else None
+                batches = self._feed.batches(start, end)
+                logged = self.model.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=pieces).history
+            self._count_until(end)
             self.state.step = end
             self.state.epochs.append({name: float(values[-1]) for name, values in logged.items()})
             self._progress.advance(end - start)
-            self.count(end - start, 0, self.state.masks, start)
             if watch is not None and end % watch == 0:
                 self.evaluate("watch")
+        whole.end()
         self.state.seconds["training"] += time.perf_counter() - began
+
+    def change_masks(self, masks: Masks, step: int, *, dense_gradients: bool = False) -> None:
+        """Go on under other masks, which a callback has given the model within a training.
+
+        Args:
+            masks: The masks that the model computes with from now on.
+            step: How many steps of the run were done under the masks of before.
+            dense_gradients: Whether pruned weights get a gradient, which costs a dense pass for each example.
+        """
+        self._count_until(step)
+        self.state.masks, self._dense_gradients = masks, dense_gradients
+
+    def _count_until(self, step: int) -> None:
+        self.count(step - self._counted, 0, self.state.masks, self._counted, self._dense_gradients)
+        self._counted = step
 
     def evaluate(self, name: str) -> None:
         """Evaluate on the test data, and note it in the history."""
@@ -255,21 +289,17 @@ class ProcedureRun:
 
     def note(self, name: str, numbers: Mapping[str, float], density: float) -> None:
         """Note in the history what was measured of a network with that share of its weights."""
-        self.state.history.append({"event": name, "step": self.state.step, "density": density, **numbers})
+        at = {"event": name, "place": self.state.done, "step": self.state.step, "density": density}
+        self.state.history.append({**at, **numbers})
 
-    def count(self, training: int, scoring: int, masks: Masks | None, start: int = 0) -> None:
-        """Count gradient steps and their multiply-adds, three passes an example."""
+    def count(
+        self, training: int, scoring: int, masks: Masks | None, start: int = 0, dense_gradients: bool = False
+    ) -> None:
+        """Count gradient steps and their multiply-adds, as `count_multiply_adds` says."""
         examples = self._feed.count_examples(start, start + training + scoring)
-        one = (
-            None
-            if self._costs is None
-            else self._costs.count_nonzero({} if masks is None else dict(masks)).multiply_adds
-        )
-        self.state.cost.add(
-            training_steps=training,
-            scoring_steps=scoring,
-            multiply_adds=None if one is None else 3 * examples * one,
-        )
+        one = None if self._costs is None else count_multiply_adds(self._costs, masks, dense_gradients=dense_gradients)
+        multiply_adds = None if one is None else examples * one
+        self.state.cost.add(training_steps=training, scoring_steps=scoring, multiply_adds=multiply_adds)
 
     def _seed_with(self, *numbers: int) -> None:
         compat.set_random_seed(int(np.random.SeedSequence([self.seed, *numbers]).generate_state(1)[0]))

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from tfprune_init.graph.variables import find_prunable_variables
 from tfprune_init.masking.attachment import attach
 from tfprune_init.masking.events import search_at_event
-from tfprune_init.methods import find_method, resolve_method
+from tfprune_init.methods import ResolvedMethod, find_method, resolve_method
 from tfprune_init.methods.mask_search import find
 from tfprune_init.methods.mask_selector import make_selector
 from tfprune_init.report import conclude_search
+from tfprune_init.selection import PerLayer
 
 if TYPE_CHECKING:
     from tfprune_init.training.procedures import ProcedureRun
@@ -32,11 +33,8 @@ def prune(run: ProcedureRun, method: str, density: Fraction | None, options: Map
         PruningError: As `tpi.find_masks`.
     """
     began = time.perf_counter()
-    which = {name: options[name] for name in ("exclude", "prune_bias") if name in options}
-    given = {"on_collapse": run.on_collapse, **{key: value for key, value in options.items() if key not in which}}
-    if _takes_seed(method, given):
-        given.setdefault("seed", run.seed)
-    resolved = resolve_method(method, run.data.train, given)
+    which = split_exclusions(options)[0]
+    resolved = resolve_pruning(run, method, options)
     bias = bool(which.get("prune_bias", False))
     judged = 1
     if run.state.masks is None and density is None:
@@ -61,9 +59,40 @@ def prune(run: ProcedureRun, method: str, density: Fraction | None, options: Map
     attach(run.model, masks)
     run.state.masks, run.state.search = masks, report.to_dict()
     run.state.seconds["pruning"] += time.perf_counter() - began
-    batches = resolved.engine_options["batches"] or 1
-    run.count(0, judged * batches if resolved.method.needs_data else 0, masks)
+    run.count(0, judged * count_judged_batches(resolved), masks)
 
 
-def _takes_seed(method: str, options: Mapping[str, Any]) -> bool:
-    return "seed" in find_method(method).options or bool(options.get("shuffle"))
+def check_pruning(run: ProcedureRun, method: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that a method does not take, and names of layers that the network of a run does not have.
+
+    Raises:
+        OptionError: As `tpi.find_masks`.
+    """
+    which = split_exclusions(options)[0]
+    resolved = resolve_pruning(run, method, options)
+    variables = find_prunable_variables(run.model, **which)
+    if isinstance(resolved.allocation, PerLayer):
+        selector = make_selector(run.model, variables, resolved, run.data.train, bool(which.get("prune_bias", False)))
+        resolved.allocation.match(selector.pools)
+
+
+def split_exclusions(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options that say which variables are prunable, and those of the method."""
+    which = {name: options[name] for name in ("exclude", "prune_bias") if name in options}
+    return which, {name: value for name, value in options.items() if name not in which}
+
+
+def complete_options(run: ProcedureRun, method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a method with what the run decides: its seed, and what a network is that collapses."""
+    takes_seed = "seed" in find_method(method).options or bool(options.get("shuffle"))
+    return {"on_collapse": run.on_collapse, **({"seed": run.seed} if takes_seed else {}), **options}
+
+
+def resolve_pruning(run: ProcedureRun, method: str, options: Mapping[str, Any]) -> ResolvedMethod:
+    """Resolve a method with its options and those of the run."""
+    return resolve_method(method, run.data.train, complete_options(run, method, split_exclusions(options)[1]))
+
+
+def count_judged_batches(resolved: ResolvedMethod) -> int:
+    """Return how many batches a method looks at to judge a network once; 0 without data."""
+    return (resolved.engine_options["batches"] or 1) if resolved.method.needs_data else 0

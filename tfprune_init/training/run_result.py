@@ -6,6 +6,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +16,7 @@ from tfprune_init.files import write_json
 from tfprune_init.masks import Masks
 from tfprune_init.report import PruningReport
 from tfprune_init.training.cost import TrainingCost
+from tfprune_init.training.watching import find_smallest_losses
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,11 @@ class RunResult:
         model: The trained model, with its masks attached.
         masks: The masks; None if nothing was pruned.
         cost: What the run has cost.
-        history: What was measured on the test data, in order: dicts with "event", "step", "density", and the numbers
-            of `model.evaluate`. The last is of the end.
+        history: What was measured on the test data, in order: dicts with "event", "place" (how many events were done
+            before), "step", "density", and the numbers of `model.evaluate`. The last is of the end.
         epochs: What `fit` logged on the training data, or the loss while masks were learned, epoch by epoch.
         report: What the masks leave of the network; None if nothing was pruned. Its steps are those of the last search.
+        snapshots: For each `Snapshot` the variables of the model by path, as `tpi.copy_variables` gives them.
     """
 
     model: Model
@@ -37,9 +40,18 @@ class RunResult:
     history: list[dict[str, Any]]
     epochs: list[dict[str, float]] = field(default_factory=list)
     report: PruningReport | None = None
+    snapshots: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    def find_best_steps(self) -> list[dict[str, Any]]:
+        """Return the records of the history at the smallest loss of each training that was watched.
+
+        Raises:
+            OptionError: If none was watched.
+        """
+        return find_smallest_losses(self.history)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the model and the masks themselves, in types that JSON knows."""
+        """Everything but the model, the masks and the snapshots themselves, in types that JSON knows."""
         return {
             "report": None if self.report is None else self.report.to_dict(),
             "cost": asdict(self.cost),
@@ -56,7 +68,7 @@ class RunResult:
         console = Console(file=file)
         if self.report is not None:
             self.report.print(console.file)
-        names = [name for name in self.history[-1] if name not in ("event", "step", "density")]
+        names = [name for name in self.history[-1] if name not in ("event", "place", "step", "density")]
         table = Table(title=f"{self.model.name} on the test data", title_justify="left", box=box.SIMPLE_HEAD)
         table.add_column("")
         for name in ("step", "weights kept", *names):

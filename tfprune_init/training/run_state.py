@@ -43,7 +43,7 @@ class RunState:
     Attributes:
         done: Number of events that are done.
         step: Step of training, that schedules and the order of the data go by.
-        masks: The masks attached to the model; None before the first `Prune`.
+        masks: The masks that the model computes with, attached between events; None before the first pruning.
         snapshots: Step and values of the model's variables, by name.
         cost: What the run has cost so far.
         history: What was measured: dicts with the event, the step, the density and the numbers.
@@ -88,6 +88,7 @@ def save_state(folder: Path, state: RunState, model: Sequence[np.ndarray], setti
         "snapshots": {name: step for name, (step, _) in state.snapshots.items()},
         "counts": [len(values) for _, values in state.snapshots.values()],
     }
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder, replace=True) as part:
         np.savez(part / _ARRAYS, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes them for its own options
         if state.masks is not None:

@@ -4,6 +4,7 @@ from tfprune_init.training.events.event import Event, Repeat, RunOutline, flatte
 from tfprune_init.training.events.prune import Prune, ShuffleMasks
 from tfprune_init.training.events.supermasks import LearnBernoulliMasks, LearnTopScores, PruneByTraining
 from tfprune_init.training.events.train import Evaluate, Train
+from tfprune_init.training.events.train_and_prune import TrainAndPrune, TrainDynamically
 from tfprune_init.training.events.weights import Reinitialize, Rewind, Snapshot
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "ShuffleMasks",
     "Snapshot",
     "Train",
+    "TrainAndPrune",
+    "TrainDynamically",
     "flatten",
     "outline_run",
 ]

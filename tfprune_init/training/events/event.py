@@ -59,6 +59,13 @@ class Event:
             OptionError: If it can't be done there, such as going back to a snapshot that nobody kept.
         """
 
+    def check(self, run: ProcedureRun) -> None:
+        """Refuse what cannot work on the network of a run, before any event is done.
+
+        Args:
+            run: The run, which stays as it is.
+        """
+
     def apply(self, run: ProcedureRun) -> None:
         """Do it.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tfprune_init.errors import OptionError
 from tfprune_init.masking.attachment import attach
 from tfprune_init.training.events.event import Event, RunOutline
-from tfprune_init.training.pruning import prune
+from tfprune_init.training.pruning import check_pruning, prune
 
 if TYPE_CHECKING:
     from tfprune_init.training.procedures import ProcedureRun
@@ -33,6 +33,10 @@ class Prune(Event):
     def outline(self, outline: RunOutline) -> None:
         """Say that there are masks."""
         outline.is_pruned = True
+
+    def check(self, run: ProcedureRun) -> None:
+        """Refuse options that the method does not take, and names of layers that the network does not have."""
+        check_pruning(run, self.method, self.options)
 
     def apply(self, run: ProcedureRun) -> None:
         """Find the masks, and attach them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -10,6 +11,7 @@ from tfprune_init.errors import OptionError
 from tfprune_init.selection.budget import to_fraction
 from tfprune_init.training.events import Event, Prune, Reinitialize, Rewind, ShuffleMasks, Snapshot, Train
 from tfprune_init.training.recipe_registry import RunPlan, register_recipe
+from tfprune_init.training.watching import check_watch
 
 _START = "start"
 
@@ -26,6 +28,7 @@ def lottery_ticket(
     one_shot: bool = False,
     allocation: Any = "global",
     control: str | None = None,
+    watch: int | None = None,
 ) -> list[Event]:
     """Make the procedure of iterative magnitude pruning: train, prune a share of what is left, rewind, again.
 
@@ -44,6 +47,8 @@ def lottery_ticket(
         allocation: How a level is shared out among layers: "global", "uniform", or what else `allocation=` takes.
         control: "reinitialized" draws the ticket's weights anew before the last training, "shuffled" moves what is kept
             of each layer to random places.
+        watch: Evaluate on the test data after every so many steps of each level; `RunResult.find_best_steps` then says
+            where the loss was smallest.
 
     Raises:
         OptionError: If a value is out of range, or `rewind_to` is not before the end of training.
@@ -54,6 +59,27 @@ def lottery_ticket(
         Fine-tuning in Neural Network Pruning, ICLR 2020. Exact counts here; facebookresearch/open_lth and
         google-research/lottery-ticket-hypothesis remove one weight more at each level.
     """
+    densities = [plan.density] if one_shot else _list_densities(rate, plan.density)
+    prunings = [Prune("magnitude", density, {"allocation": allocation}) for density in densities]
+    return make_ticket_events(plan, prunings, rewind_to, rewind, control, watch)
+
+
+def make_ticket_events(
+    plan: RunPlan, prunings: Sequence[Event], rewind_to: int, rewind: str, control: str | None, watch: int | None
+) -> list[Event]:
+    """Make the procedure of levels that each train, prune and go back.
+
+    Args:
+        plan: The run.
+        prunings: What prunes at each level.
+        rewind_to: As in `lottery_ticket`, like all others.
+        rewind: See there.
+        control: See there.
+        watch: See there.
+
+    Raises:
+        OptionError: If one is out of range or has no effect.
+    """
     rewind_to = check_integer("rewind_to", rewind_to, 0)
     if rewind_to >= plan.steps:
         raise OptionError(f"rewind_to must be before the end of training. Received: {rewind_to}; steps={plan.steps}.")
@@ -63,20 +89,24 @@ def lottery_ticket(
         raise OptionError(f'control must be "reinitialized", "shuffled" or None. Received: control={control!r}.')
     if control is not None and rewind != "weights":
         raise OptionError(f"control={control!r} replaces what rewinding brings back: use rewind='weights'.")
-    densities = [plan.density] if one_shot else _list_densities(rate, plan.density)
-    events: list[Event] = [*([Train(rewind_to)] if rewind_to else []), Snapshot(_START)]
     length = plan.steps - rewind_to
-    for level, density in enumerate(densities):
-        fine_tuning = rewind == "none" and level > 0
-        events.append(Train(steps=length) if fine_tuning else Train(plan.steps))
-        events.append(Prune("magnitude", density, {"allocation": allocation}))
-        if control == "shuffled" and level == len(densities) - 1:
+    first = Train(plan.steps, watch=watch)
+    again = Train(steps=length, watch=watch) if rewind == "none" else first
+    ends = [plan.steps + level * length for level in range(len(prunings) + 1 if rewind == "none" else 1)]
+    for end in ends:
+        check_watch(watch, end - length, end)
+    events: list[Event] = [*([Train(rewind_to)] if rewind_to else []), Snapshot(_START), first]
+    for level, pruning in enumerate(prunings, 1):
+        events.append(pruning)
+        last = level == len(prunings)
+        if control == "shuffled" and last:
             events.append(ShuffleMasks())
         if rewind != "none":
             events.append(Rewind(_START, weights=rewind == "weights"))
-    if control == "reinitialized":
-        events.append(Reinitialize("random"))
-    return [*events, Train(steps=length) if rewind == "none" else Train(plan.steps)]
+        if control == "reinitialized" and last:
+            events.append(Reinitialize("random"))
+        events.append(again)
+    return events
 
 
 def _list_densities(rate: float, final: Fraction) -> list[Fraction]:
