@@ -22,7 +22,6 @@ from tfprune_init.scoring.training_criteria import TRAINING_CRITERIA
 from tfprune_init.selection import GRANULARITIES, Layout, find_allocation
 from tfprune_init.selection.granularity import Share
 from tfprune_init.training.events.event import Event, RunOutline
-from tfprune_init.training.events.weights import read_snapshot
 from tfprune_init.training.final_report import report_masks
 from tfprune_init.training.mask_learning import ScoreDescent, find_collapse, learn_masks, replaced_weights
 from tfprune_init.training.trained_masks import find_masks_from_training
@@ -134,13 +133,19 @@ class LearnTopScores(Event):
         """Count the steps, which train no weight, and refuse masks that are there already."""
         _outline_learning(outline, self.steps)
 
+    def check(self, run: ProcedureRun) -> None:
+        """Refuse what leaves nothing to learn, or nothing of a layer."""
+        self._share_out(run, find_prunable_variables(run.model))
+
     def apply(self, run: ProcedureRun) -> None:
         """Learn the scores, and attach their masks."""
         found = find_prunable_variables(run.model)
-        shares = _share_out(found, self.allocation, run.goal.density if self.density is None else self.density)
-        masks = TopScoreMasks(found.prunable, shares, seed=run.seed)
+        masks = TopScoreMasks(found.prunable, self._share_out(run, found), seed=run.seed)
         learn_masks(run, found.prunable, masks, self._make_descent(), self.steps)
         _attach_learned(run, found.prunable, masks.choose(), type(self).__name__)
+
+    def _share_out(self, run: ProcedureRun, variables: PrunableVariables) -> list[Share]:
+        return _share_out(variables, self.allocation, run.goal.density if self.density is None else self.density)
 
     def _make_descent(self) -> ScoreDescent:
         return ScoreDescent(self.learning_rate, self.momentum, self.weight_decay, cosine=True)
@@ -174,7 +179,7 @@ class PruneByTraining(Event):
         density = run.goal.density if self.density is None and not criterion.decides else self.density
         masks = find_masks_from_training(
             run.model,
-            read_snapshot(run, self.initial),
+            run.list_snapshots()[self.initial],
             criterion=self.criterion,
             sparsity=None if density is None else 1 - density,
             allocation=self.allocation,

@@ -5,10 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from tfprune_init.backend.model_state import find_layer_variables
-from tfprune_init.graph.variables import find_prunable_variables
 from tfprune_init.masking.reinitialization import reinitialize
 from tfprune_init.training.events.event import Event, RunOutline
 
@@ -81,17 +77,5 @@ class Reinitialize(Event):
 
     def apply(self, run: ProcedureRun) -> None:
         """Draw them."""
-        given = None if self.weights is None else read_snapshot(run, self.weights)
+        given = None if self.weights is None else run.list_snapshots()[self.weights]
         reinitialize(run.model, self.kind, seed=run.seed, weights=given, deviation_of=self.deviation_of)
-
-
-def read_snapshot(run: ProcedureRun, name: str) -> dict[str, np.ndarray]:
-    """Return the prunable weights of a snapshot, by path, as `tpi.copy_weights` gives those of a model.
-
-    Args:
-        run: The run.
-        name: The snapshot.
-    """
-    _, values = run.state.snapshots[name]
-    kept = {id(one): value for one, value in zip(find_layer_variables(run.model), values, strict=True)}
-    return {one.path: kept[id(one.tensor)] for one in find_prunable_variables(run.model).prunable}
