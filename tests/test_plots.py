@@ -26,6 +26,7 @@ from tfprune_init.experiments import LayerRobustness, Results, RobustnessRow, Ru
 from tfprune_init.graph.variables import find_prunable_variables
 from tfprune_init.models import lenet_5, lenet_300_100, resnet50
 from tfprune_init.plots.style import format_number, format_percent, get_look
+from tfprune_init.training.sensitivity import SensitivityPoint, SensitivityScan
 
 GUESS = 0.125
 
@@ -155,6 +156,27 @@ def robustness(layers: int, columns: int, *, prefix: str = "dense", seed: int = 
 
 
 LONG = "encoder/block_11/self_attention/projection_"
+
+
+@pytest.fixture(scope="module")
+def scan(digits: Any) -> Any:
+    model = lenet_300_100((8, 8, 1), 10, seed=0)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    model.fit(digits, epochs=2, shuffle=False, verbose=0)
+    return tpi.scan_sensitivity(model, digits, sparsities=[0.25, 0.5, 0.75, 0.9, 0.97], verbose=0)
+
+
+def many_layers() -> SensitivityScan:
+    """A scan of all kernels of a ResNet50, with made-up losses."""
+    targets = find_prunable_variables(resnet50((32, 32, 3), 10)).prunable
+    points = [
+        SensitivityPoint(target.path, share, 1, target.size, {"loss": 0.3 + share**4 * 40 / (place + 5)})
+        for place, target in enumerate(targets)
+        for share in (0.5, 0.75, 0.9, 0.95)
+    ]
+    return SensitivityScan({"loss": 0.3}, tuple(points))
+
+
 NOTHING = {"dense1/kernel": np.zeros((64, 300), bool)}
 FIGURES: dict[str, Callable[[Callable[[str], Any]], Any]] = {
     "accuracy": lambda get: plots.accuracy_curve(comparison()),
@@ -173,6 +195,8 @@ FIGURES: dict[str, Callable[[Callable[[str], Any]], Any]] = {
     "objective": lambda get: plots.objective_curve(get("reports")),
     "objective of one": lambda get: plots.objective_curve(get("reports")["force"]),
     "overlap": lambda get: plots.overlap(get("masks")),
+    "sensitivity": lambda get: plots.sensitivity(get("scan")),
+    "sensitivity of many layers, loss": lambda get: plots.sensitivity(many_layers(), metric="loss"),
     "one run": lambda get: plots.accuracy_curve([run("snip", 0.9, 0, 0.5)]),
     "one step": lambda get: plots.steps_curve([run("force", 0.9, 0, 0.5, options={"steps": 3})]),
     "a method that always failed": lambda get: plots.accuracy_curve(

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from tfprune_init.scoring.training_criteria import register_training_criterion
     from tfprune_init.selection import Budget, register_allocation, register_granularity
     from tfprune_init.training import KeepCheckpoints, run
+    from tfprune_init.training.sensitivity import SensitivityScan, scan_sensitivity
     from tfprune_init.training.shared_values import SharedWeights
     from tfprune_init.training.trained_masks import find_masks_from_training
     from tfprune_init.training.weight_sharing import shared_weight
@@ -66,6 +67,7 @@ __all__ = [
     "PruningError",
     "PruningReport",
     "Results",
+    "SensitivityScan",
     "SharedWeights",
     "TensorBoardSparsity",
     "__version__",
@@ -99,6 +101,7 @@ __all__ = [
     "reports",
     "run",
     "run_noise_test",
+    "scan_sensitivity",
     "score",
     "shared_weight",
     "strip",
@@ -132,6 +135,7 @@ _HOMES = {
     "scoring.training_criteria": ("register_training_criterion",),
     "selection": ("Budget", "register_allocation", "register_granularity"),
     "training.shared_values": ("SharedWeights",),
+    "training.sensitivity": ("SensitivityScan", "scan_sensitivity"),
     "training.trained_masks": ("find_masks_from_training",),
     "training.weight_sharing": ("shared_weight",),
 }

@@ -217,13 +217,8 @@ def get_local_copies(holder: tf.Variable) -> list[tf.Variable]:
 
 def get_metric_variables(model: Any) -> list[Any]:
     """Variables of the metrics of a model; none of a layer or a model of tf_keras that is not compiled."""
-    if not is_model(model):
-        return []
-    if not is_keras3(model):
-        require("tf_keras Model._is_compiled")
-        if not model._is_compiled:
-            return []
-    return [variable for metric in model.metrics for variable in metric.variables]
+    known = is_model(model) and (is_keras3(model) or is_compiled(model))
+    return [variable for metric in model.metrics for variable in metric.variables] if known else []
 
 
 def find_seed_states(model: Any) -> list[tf.Variable]:

@@ -87,6 +87,7 @@ def _called(owner: str, **parameters: str) -> list[Contract]:
 _MOMENTS = ("x", "axes", "shift", "keepdims")
 _LAYER = "keras.src.layers.layer:Layer"
 _OPTIMIZER = "keras.src.backend.tensorflow.optimizer:TFOptimizer"
+_LOSS = "keras.src.losses.loss"
 _LOSS_SCALE = "keras.src.optimizers.loss_scale_optimizer:LossScaleOptimizer"
 _VARIABLE = "tensorflow.python.ops.resource_variable_ops:BaseResourceVariable"
 _LEGACY_LAYER = "tf_keras.src.engine.base_layer:Layer"
@@ -114,15 +115,10 @@ CONTRACTS: tuple[Contract, ...] = (
     *_called("keras.src.losses.loss:Loss", call="y_true y_pred"),
     *_set("keras.src.trainers.compile_utils:CompileLoss", "_user_loss", "_user_loss_weights", "_flat_losses"),
     *_set("keras.src.trainers.compile_utils:CompileLoss", "_metrics"),
-    Contract(
-        "keras.src.losses.loss",
-        "scale_loss_for_distribution",
-        ("value",),
-        read_in="keras.src.losses.loss:reduce_values",
-    ),
+    Contract(_LOSS, "scale_loss_for_distribution", ("value",), read_in=f"{_LOSS}:reduce_values"),
     # Optimizers of Keras 3.
     *_called("keras.src.optimizers.base_optimizer:BaseOptimizer", apply="grads trainable_variables", build="variables"),
-    *_set("keras.src.optimizers.base_optimizer:BaseOptimizer", "_trainable_variables"),
+    *_set("keras.src.optimizers.base_optimizer:BaseOptimizer", "_trainable_variables", "_learning_rate"),
     *_set("keras.src.optimizers.adafactor:Adafactor", "_v", by="build"),
     *(
         contract
@@ -169,6 +165,7 @@ CONTRACTS: tuple[Contract, ...] = (
         read_in="tf_keras.src.engine.compile_utils:LossesContainer.__call__",
     ),
     *_called("tf_keras.src.optimizers.optimizer:Optimizer", apply_gradients="grads_and_vars", build="var_list"),
+    *_set("tf_keras.src.optimizers.optimizer:_BaseOptimizer", "_learning_rate", by="_compute_current_learning_rate"),
     *_set("tf_keras.src.optimizers.adafactor:Adafactor", "_v", by="build"),
     *(
         Contract("tf_keras.src.callbacks:Callback", f"_implements_{mode}_batch_hooks", ())

@@ -15,6 +15,7 @@ from tfprune_init.plots.layers import layer_densities
 from tfprune_init.plots.mask_overlap import chance_iou, iou, overlap
 from tfprune_init.plots.objective import objective_curve
 from tfprune_init.plots.robustness import layer_robustness
+from tfprune_init.plots.sensitivity_curves import sensitivity
 from tfprune_init.plots.steps import steps_curve
 from tfprune_init.plots.training_cost import cost_curve
 from tfprune_init.plots.weight_sweep import shared_weight
@@ -32,6 +33,7 @@ __all__ = [
     "objective_curve",
     "overlap",
     "plots",
+    "sensitivity",
     "shared_weight",
     "steps_curve",
     "weight_histograms",

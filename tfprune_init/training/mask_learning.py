@@ -155,8 +155,11 @@ def _take_steps(run: ProcedureRun, steps: int, take: Callable[[int, tuple[Any, .
     began, first = time.perf_counter(), run.state.step
     while run.state.step < first + steps:
         start = run.state.step
-        end = min(first + steps, (start // run.steps_per_epoch + 1) * run.steps_per_epoch)
-        losses = [take(number, batch) for number, batch in enumerate(run.walk(start, end), start - first)]
+        end = min(first + steps, (start // run.feed.steps_per_epoch + 1) * run.feed.steps_per_epoch)
+        losses = []
+        for number, batch in enumerate(run.feed.batches(start, end), start - first):
+            losses.append(take(number, batch))
+            run.progress.advance(1)
         run.state.step = end
         run.state.epochs.append({"loss": float(np.mean(losses))})
         run.count(0, end - start, None, start)

@@ -15,6 +15,9 @@ from tfprune_init.selection.budget import parse_sparsity
 from tfprune_init.training.events import Event, Prune, Train, flatten
 from tfprune_init.training.recipe_registry import RunPlan, find_recipe
 
+_LEFT_ALONE = ("exclude", "prune_bias")
+"""Options that say which variables are prunable."""
+
 
 @dataclass(frozen=True)
 class RunGoal:
@@ -59,7 +62,7 @@ def check_options(procedure: str, data: Any, options: Mapping[str, Any]) -> None
         OptionError: If there is none of that name, or an option is unknown or has no effect on it.
     """
     if procedure in METHODS:
-        resolve_method(procedure, data, {k: v for k, v in options.items() if k not in ("exclude", "prune_bias")})
+        resolve_method(procedure, data, {k: v for k, v in options.items() if k not in _LEFT_ALONE})
     else:
         find_recipe(procedure).check_options(options)
 
@@ -82,7 +85,9 @@ def make_events(
     if isinstance(procedure, str) and procedure in METHODS:
         if not goal.is_given:
             raise OptionError(f"How much may stay? Give sparsity= or budget= for method {procedure!r}.")
-        return [Prune(procedure, None, options), Train(steps)]
+        left_alone = {name: options[name] for name in _LEFT_ALONE if name in options}
+        others = {name: value for name, value in options.items() if name not in left_alone}
+        return [Prune(procedure, None, others, **left_alone), Train(steps)]
     if not isinstance(procedure, str):
         if options:
             raise OptionError(f"A list of events takes no options. Received: {', '.join(options)}.")

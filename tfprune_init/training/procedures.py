@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from tfprune_init.masks import Masks
 from tfprune_init.options import OPTIONS
 from tfprune_init.selection import Budget
 from tfprune_init.training.cost import count_multiply_adds
+from tfprune_init.training.dropout_rates import DropoutRates
 from tfprune_init.training.events import Event, outline_run
 from tfprune_init.training.feed import Feed
 from tfprune_init.training.final_report import report_masks
@@ -128,7 +129,9 @@ class ProcedureRun:
 
     Attributes:
         state: Where it is.
-        steps_per_epoch: Number of batches in one walk through the training data.
+        feed: As given.
+        progress: The bar over its gradient steps.
+        dropout_rates: Rates of Dropout that follow the masks; None where they stay as they are.
 
     Raises:
         OptionError: If `on_collapse` is neither.
@@ -149,9 +152,10 @@ class ProcedureRun:
         self.goal = goal
         self.on_collapse = OPTIONS["on_collapse"].check(on_collapse)
         self.state = RunState()
-        self.steps_per_epoch = feed.steps_per_epoch
-        self._feed = feed
-        self._progress = RunProgress()
+        self.state.follow_names(model)
+        self.dropout_rates: DropoutRates | None = None
+        self.feed = feed
+        self.progress = RunProgress()
         self._counted = 0
         self._dense_gradients = False
         self._costs = CostModel(model) if compat.is_symbolic(model) else None
@@ -162,23 +166,26 @@ class ProcedureRun:
 
     def follow(self, events: Sequence[Event], folder: Path | None, verbose: str | int | bool) -> None:
         """Do the events that are not done yet."""
-        whole = outline_run(events)
-        for event in events:
-            event.check(self)
+        outline = outline_run(events)
         settings = self._describe(events)
         saved = None if folder is None else load_state(folder, settings)
         if saved is not None:
             self.state, values = saved
-            if self.state.masks is not None:  # Keras may have numbered the layers of this model otherwise
-                self.state.masks = self.state.masks.carried_to(self.model)
+            self.state.follow_names(self.model)
+            if self.state.masks is not None:
                 attach(self.model, self.state.masks)
             self.write_model(values)
-        done = outline_run(events[: self.state.done])
-        with self._progress.show(whole.gradient_steps, done.gradient_steps, verbose):
+            for event in events[: self.state.done]:
+                event.resume(self)
+        for event in events[self.state.done :]:
+            event.check(self)
+        with self.progress.show(outline.gradient_steps, outline_run(events[: self.state.done]).gradient_steps, verbose):
             for event in events[self.state.done :]:
                 # What is random in an event does not depend on the events that a resumed run leaves out.
                 self._seed_with(self.state.done)
                 event.apply(self)
+                if self.dropout_rates is not None:
+                    self.dropout_rates.rescale(self.state.masks)
                 self.state.done += 1
                 if folder is not None:
                     save_state(folder, self.state, self.read_model(), settings)
@@ -225,12 +232,6 @@ class ProcedureRun:
             variable.assign(value)
         self.model.optimizer.iterations.assign(self.state.step)
 
-    def walk(self, start: int, stop: int) -> Iterator[tuple[Any, ...]]:
-        """Give the training batches of the steps from `start` to before `stop`, and show the progress."""
-        for batch in self._feed.batches(start, stop):
-            yield batch
-            self._progress.advance(1)
-
     def train(self, stop: int, watch: int | None, callbacks: Sequence[Any] = ()) -> None:
         """Train until a step. What is random in it, such as dropout, depends on the step that it begins at.
 
@@ -246,18 +247,18 @@ class ProcedureRun:
         self._counted = self.state.step
         whole.begin()
         while self.state.step < stop:
-            start, per_epoch = self.state.step, self._feed.steps_per_epoch
+            start, per_epoch = self.state.step, self.feed.steps_per_epoch
             end = min(stop, (start // per_epoch + 1) * per_epoch)
             if watch is not None:
                 end = min(end, (start // watch + 1) * watch)
             with deterministic_reductions():
                 pieces = [whole] if callbacks else None
-                batches = self._feed.batches(start, end)
+                batches = self.feed.batches(start, end)
                 logged = self.model.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=pieces).history
             self._count_until(end)
             self.state.step = end
             self.state.epochs.append({name: float(values[-1]) for name, values in logged.items()})
-            self._progress.advance(end - start)
+            self.progress.advance(end - start)
             if watch is not None and end % watch == 0:
                 self.evaluate("watch")
         whole.end()
@@ -280,23 +281,18 @@ class ProcedureRun:
 
     def evaluate(self, name: str) -> None:
         """Evaluate on the test data, and note it in the history."""
-        self.note(name, self.measure(), 1.0 if self.state.masks is None else self.state.masks.density)
+        self.state.note(name, self.measure(), 1.0 if self.state.masks is None else self.state.masks.density)
 
     def measure(self) -> dict[str, float]:
         """Return what `model.evaluate` gives on the test data, by name."""
         measured = self.model.evaluate(self.data.testing(), verbose=0, return_dict=True)
         return {key: float(value) for key, value in measured.items()}
 
-    def note(self, name: str, numbers: Mapping[str, float], density: float) -> None:
-        """Note in the history what was measured of a network with that share of its weights."""
-        at = {"event": name, "place": self.state.done, "step": self.state.step, "density": density}
-        self.state.history.append({**at, **numbers})
-
     def count(
         self, training: int, scoring: int, masks: Masks | None, start: int = 0, dense_gradients: bool = False
     ) -> None:
         """Count gradient steps and their multiply-adds, as `count_multiply_adds` says."""
-        examples = self._feed.count_examples(start, start + training + scoring)
+        examples = self.feed.count_examples(start, start + training + scoring)
         one = None if self._costs is None else count_multiply_adds(self._costs, masks, dense_gradients=dense_gradients)
         multiply_adds = None if one is None else examples * one
         self.state.cost.add(training_steps=training, scoring_steps=scoring, multiply_adds=multiply_adds)

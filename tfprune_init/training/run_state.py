@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 
+from tfprune_init.backend.protocols import Model
 from tfprune_init.errors import OptionError
 from tfprune_init.files import atomic_folder, read_npz, write_json
+from tfprune_init.graph.variables import list_variables
 from tfprune_init.masks import Masks
 from tfprune_init.records import parse_json
 from tfprune_init.training.cost import TrainingCost
@@ -34,6 +36,7 @@ class _Record(TypedDict):
     seconds: dict[str, float]
     snapshots: dict[str, int]
     counts: list[int]
+    paths: list[str]
 
 
 @dataclass
@@ -50,6 +53,7 @@ class RunState:
         epochs: What `fit` logged on the training data, or the loss while masks were learned, epoch by epoch.
         search: What `PruningReport.to_dict` gave of the last search for masks.
         seconds: Wall time of "training" and of "pruning".
+        paths: Paths of the model's variables in their order, which the masks go by.
     """
 
     done: int = 0
@@ -61,6 +65,29 @@ class RunState:
     epochs: list[dict[str, float]] = field(default_factory=list)
     search: dict[str, Any] | None = None
     seconds: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "pruning": 0.0})
+    paths: list[str] = field(default_factory=list)
+
+    def note(self, name: str, numbers: Mapping[str, float], density: float) -> None:
+        """Note in the history what was measured of a network with that share of its weights."""
+        at = {"event": name, "place": self.done, "step": self.step, "density": density}
+        self.history.append({**at, **numbers})
+
+    def follow_names(self, model: Model) -> None:
+        """Go by the paths of a model that was built anew, as Keras may have numbered its layers otherwise.
+
+        Raises:
+            OptionError: If the paths of before are not those of as many variables, or the masks have others.
+        """
+        paths = [target.path for target in list_variables(model)]
+        if self.masks is not None:
+            names = dict(zip(self.paths, paths, strict=False))
+            if len(self.paths) != len(paths) or not names.keys() >= self.masks.keys():
+                raise OptionError(
+                    f"The saved run is damaged: its masks are of {', '.join(self.masks)}, its variables are "
+                    f"{', '.join(self.paths)}. Remove its folder to begin anew."
+                )
+            self.masks = Masks({names[path]: mask for path, mask in self.masks.items()}, self.masks.collapse)
+        self.paths = paths
 
 
 def save_state(folder: Path, state: RunState, model: Sequence[np.ndarray], settings: str) -> None:
@@ -87,6 +114,7 @@ def save_state(folder: Path, state: RunState, model: Sequence[np.ndarray], setti
         "seconds": state.seconds,
         "snapshots": {name: step for name, (step, _) in state.snapshots.items()},
         "counts": [len(values) for _, values in state.snapshots.values()],
+        "paths": state.paths,
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder, replace=True) as part:
@@ -121,5 +149,5 @@ def load_state(folder: Path, settings: str) -> tuple[RunState, list[np.ndarray]]
             f"The folder {folder} holds another run: other events, data, model, seed or sparsity. Use another folder. "
             f"Received: {settings[:12]}; there: {record['settings'][:12]}."
         )
-    plain = {name: record[name] for name in ("done", "step", "history", "epochs", "search", "seconds")}
+    plain = {name: record[name] for name in ("done", "step", "history", "epochs", "search", "seconds", "paths")}
     return RunState(masks=masks, snapshots=snapshots, cost=cost, **plain), model

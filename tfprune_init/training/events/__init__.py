@@ -1,7 +1,8 @@
 """The events that procedures are made of, a family a file."""
 
+from tfprune_init.training.events.dropout import RescaleDropout
 from tfprune_init.training.events.event import Event, Repeat, RunOutline, flatten, outline_run
-from tfprune_init.training.events.prune import Prune, ShuffleMasks
+from tfprune_init.training.events.prune import Prune, PruneByThreshold, ShuffleMasks
 from tfprune_init.training.events.supermasks import LearnBernoulliMasks, LearnTopScores, PruneByTraining
 from tfprune_init.training.events.train import Evaluate, Train
 from tfprune_init.training.events.train_and_prune import TrainAndPrune, TrainDynamically
@@ -13,9 +14,11 @@ __all__ = [
     "LearnBernoulliMasks",
     "LearnTopScores",
     "Prune",
+    "PruneByThreshold",
     "PruneByTraining",
     "Reinitialize",
     "Repeat",
+    "RescaleDropout",
     "Rewind",
     "RunOutline",
     "ShuffleMasks",

@@ -74,6 +74,13 @@ class Event:
         """
         raise NotImplementedError
 
+    def resume(self, run: ProcedureRun) -> None:
+        """Do again what the saved state does not hold, in a run that goes on after this event. Mostly nothing.
+
+        Args:
+            run: The run, with the state that was saved last.
+        """
+
 
 @dataclass(frozen=True)
 class Repeat(Event):

@@ -88,7 +88,7 @@ class LearnBernoulliMasks(Event):
             probabilities = masks.compute_probabilities()
             with replaced_weights(variables) as weights:
                 _write_scaled(variables, weights, probabilities, self.rescale)
-                run.note("expected", run.measure(), 1.0)
+                run.state.note("expected", run.measure(), 1.0)
         chosen = masks.choose() if self.choose == "likely" else masks.sample(self.steps + self.draws)
         _attach_learned(run, variables, chosen, type(self).__name__)
         if self.rescale and not all(mask.all() for mask in chosen.values()):
@@ -229,7 +229,7 @@ def _measure_draws(
             measured.append(run.measure())
             kept.append(Masks(drawn).density)
     means = {key: float(np.mean([one[key] for one in measured])) for key in measured[0]}
-    run.note("sampled", means, float(np.mean(kept)))
+    run.state.note("sampled", means, float(np.mean(kept)))
 
 
 def _write_scaled(
