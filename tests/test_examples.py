@@ -189,6 +189,21 @@ def test_lottery_tickets(tmp_path: Path) -> None:
     assert is_picture(tmp_path / "lottery_tickets" / "tickets.png")
 
 
+def test_supermasks(tmp_path: Path) -> None:
+    out = example("supermasks", tmp_path, "--densities", "0.5", "--seeds", "1", "--epochs", "2")
+    with (tmp_path / "supermasks" / "supermasks.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    # Dense networks; on two kinds of weights each 15 criteria, three Bernoulli networks with and without rescaling,
+    # and edge-popup.
+    assert len(rows) == 2 + 2 * (15 + 6 + 1)
+    accuracy = {(row["mask"], row["weights"]): float(row["accuracy"]) for row in rows}
+    assert accuracy["large_final", "initial"] > accuracy["random", "initial"] + 0.1
+    assert accuracy["none, trained", "trained"] > 0.8 > 0.4 > accuracy["none, untrained", "initial"]
+    counted = [row for row in rows if row["mask"] in ("edge-popup", "large_final", "movement")]
+    assert {float(row["density"]) for row in counted} == {0.5}
+    assert "Bernoulli, rescaled: p >= 0.5" in out
+
+
 def test_layer_robustness(tmp_path: Path) -> None:
     out = example("layer_robustness", tmp_path, "--epochs", "4", "--draws", "1")
     assert out.startswith("mlp on digits: 1,437 training and 360 test images")

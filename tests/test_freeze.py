@@ -50,6 +50,32 @@ def test_weights_begin_where_the_variant_says(variant: str | None, expected: lis
         np.testing.assert_array_equal(np.array(model.layers[0].kernel).ravel(), np.float32(expected))
 
 
+@pytest.mark.parametrize("package", KERAS)
+def test_controls_hold_other_weights_at_zero(package: str) -> None:
+    def start(control: str, seed: int | None = None) -> np.ndarray:
+        model, path = small(package)
+        masks = tpi.Masks({path: THREE})
+        tpi.freeze(model, masks, {path: W0}, zero_shrunken="frozen", control=control, seed=seed)
+        return np.array(model.layers[0].kernel).ravel()
+
+    # Of the frozen 1, 3 and 4 the third has grown, and two have shrunken.
+    np.testing.assert_array_equal(start("reversed"), np.float32([0.5, -0.3, 0.2, 0.0, 0.4, -0.6]))
+    zeros = {seed: frozenset(np.flatnonzero(start("shuffled", seed) == 0)) for seed in range(8)}
+    assert set(zeros.values()) == {frozenset(pair) for pair in ([1, 3], [1, 4], [3, 4])}
+    for seed, places in zeros.items():
+        np.testing.assert_array_equal(
+            start("shuffled", seed), np.where(np.isin(np.arange(6), list(places)), 0, W0.ravel())
+        )
+    np.testing.assert_array_equal(start("shuffled"), start("shuffled", 0))
+
+
+def test_a_kernel_that_did_not_move_has_neither_shrunken_nor_grown() -> None:
+    for control in (None, "reversed", "shuffled"):
+        model, path = small()
+        tpi.freeze(model, tpi.Masks({path: THREE}), {path: W0}, {path: W0}, zero_shrunken="frozen", control=control)
+        np.testing.assert_array_equal(np.array(model.layers[0].kernel), W0)
+
+
 def fit_frozen(model: Any, masks: tpi.Masks, x: Any, y: Any, K: Any, callbacks: Any = ()) -> None:
     """Fit; fails if a frozen weight is ever another, or if the others did not move."""
     start = weights(model, masks)
@@ -238,6 +264,13 @@ def weights_holder(model: Any) -> Any:
         ({"initial": {}}, r"initial= does not fit.*Without weights: head/kernel"),
         ({"initial": {"head/kernel": W0 * np.float64(1e39)}}, r"too large for head/kernel.*6e\+38 for float32"),
         ({"final": {"head/kernel": W[:3]}, "zero_shrunken": "all"}, r"final= with an array of \(3, 1\)"),
+        ({"zero_shrunken": "frozen", "control": "shufled"}, r"'shuffled' or 'reversed', or None.*control='shufled'"),
+        (
+            {"zero_shrunken": "all", "control": "reversed"},
+            r"control= .*'frozen'.*control='reversed', zero_shrunken='all'",
+        ),
+        ({"zero_shrunken": "frozen", "control": "reversed", "seed": 1}, r"seed= has no effect.*seed=1"),
+        ({"zero_shrunken": "frozen", "control": "shuffled", "seed": -1}, r"seed must be .*Received: seed=-1"),
         ({"masks": tpi.Masks({"head/kernel": np.ones((6, 1))})}, r"keep every weight, so freeze has no effect"),
     ],
 )

@@ -15,6 +15,7 @@ from tfprune_init import datasets, models
 from tfprune_init.errors import OptionError
 
 BUILDERS = [getattr(models, name) for name in models.__all__]
+GLOROT = [models.conv_2, models.conv_4, models.conv_6]
 SMALL_BUILDERS = [models.lenet_300_100, models.lenet_5, models.resnet20, models.sparse_cnn_1]
 
 # By hand: weights are the kernels, then biases and BatchNorm's two trainable and two moving vectors.
@@ -28,6 +29,13 @@ VGG19 = (
     + 512 * 10
 )
 VGG19_CHANNELS = 2 * 64 + 2 * 128 + 4 * 256 + 8 * 512
+# Published are 4.3M, 2.4M and 1.7M weights, of which the last does not follow from its layers, and 38K, 260K and 1.1M
+# of them in convolutions. These are padded; with a pool of 2x2 after each pair, the first dense layer reads 16x16x64,
+# 8x8x128 or 4x4x256.
+PAIRS = (9 * (3 * 64 + 64 * 64), 9 * (64 * 128 + 128 * 128), 9 * (128 * 256 + 256 * 256))
+CONV_2 = PAIRS[0] + 16 * 16 * 64 * 256 + 256 * 256 + 256 * 10
+CONV_4 = sum(PAIRS[:2]) + 8 * 8 * 128 * 256 + 256 * 256 + 256 * 10
+CONV_6 = sum(PAIRS) + 4 * 4 * 256 * 256 + 256 * 256 + 256 * 10
 RESNET20 = 9 * (3 * 16 + 6 * 16 * 16 + 16 * 32 + 5 * 32 * 32 + 32 * 64 + 5 * 64 * 64) + 16 * 32 + 32 * 64 + 64 * 10
 RESNET20_CHANNELS = 7 * 16 + 7 * 32 + 7 * 64
 # Per stage: the first block, its shortcut, and the other blocks.
@@ -66,6 +74,9 @@ def shapes(model: keras.Model, suffix: str) -> list[tuple[int, ...]]:
         (models.lenet_300_100, LENET_300_100, 410, 0, 266_200),
         (models.lenet_5, LENET_5, 580, 0, 430_500),
         (models.vgg19, VGG19, 10, VGG19_CHANNELS, 20_024_000),
+        (models.conv_2, CONV_2, 650, 0, 4_300_992),
+        (models.conv_4, CONV_4, 906, 0, 2_425_024),
+        (models.conv_6, CONV_6, 1_418, 0, 2_261_184),
         (models.dense_cnn_1, DENSE_CNN_1, 1_040, 0, 4_330_750),
         (models.dense_cnn_2, DENSE_CNN_2, 1_070, 0, 513_250),
         (models.resnet20, RESNET20, 10, RESNET20_CHANNELS, 270_896),
@@ -100,6 +111,7 @@ def test_layers_have_readable_names_of_their_own(build: Callable[..., keras.Mode
     ("build", "expected"),
     [
         (models.lenet_5, ["conv1/kernel", "conv2/kernel", "dense/kernel", "head/kernel"]),
+        (models.conv_6, ["block1_conv1/kernel", "block3_conv2/bias", "dense1/kernel", "dense2/kernel", "head/kernel"]),
         (models.sparse_cnn_2, ["conv2/kernel", "dense/bias", "conv1_winners/duty_cycle", "dense_winners/boost"]),
         (models.lenet_300_100, ["dense1/kernel", "dense2/kernel", "head/kernel"]),
         (models.vgg19, ["block1_conv1/kernel", "block5_conv4/kernel", "block3_conv2_bn/gamma"]),
@@ -130,6 +142,14 @@ def test_lenet_5_pads_small_images_only() -> None:
     assert models.lenet_5((8, 8, 1)).count_params() == 25 * 20 + 25_000 + 200 * 500 + 5_000 + 580
     with pytest.raises(OptionError, match=r"Received: input_shape=\(28, 3, 1\)"):
         models.lenet_5((28, 3, 1))
+
+
+def test_conv_shapes_and_biases() -> None:
+    sizes = {models.conv_2: (16, 16, 64), models.conv_4: (8, 8, 128), models.conv_6: (4, 4, 256)}
+    for build, last in sizes.items():
+        assert shapes(built(build), "_pool")[-1] == last
+        assert shapes(built(build), "_conv1")[0] == (32, 32, 64)
+    assert not any(v.value.numpy().any() for v in built(models.conv_2).variables if v.path.endswith("/bias"))
 
 
 def test_vgg19_shapes() -> None:
@@ -217,12 +237,14 @@ def test_layers_of_one_shape_differ(build: Callable[..., keras.Model]) -> None:
 
 
 @pytest.mark.parametrize("build", BUILDERS, ids=lambda build: build.__name__)
-def test_weights_have_the_deviation_of_he(build: Callable[..., keras.Model]) -> None:
+def test_weights_have_the_deviation_of_their_initializer(build: Callable[..., keras.Model]) -> None:
     for path, weights in kernels(built(build)).items():
-        fan_in = weights.size // weights.shape[-1]
+        fan_in, fan_out = weights.size // weights.shape[-1], weights.size // weights.shape[-2]
+        fan = (fan_in + fan_out) / 2 if build in GLOROT else fan_in
+        variance = (1 if build in GLOROT else 2) / fan
         # Four sigma of the deviation of that many draws.
         tolerance = 4 / np.sqrt(2 * weights.size)
-        assert np.std(weights) * np.sqrt(fan_in / 2) == pytest.approx(1, abs=tolerance), path
+        assert np.std(weights) / np.sqrt(variance) == pytest.approx(1, abs=tolerance), path
 
 
 @pytest.mark.parametrize("build", SMALL_BUILDERS, ids=lambda build: build.__name__)

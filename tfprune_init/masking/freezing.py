@@ -14,6 +14,7 @@ from tfprune_init.backend import compat
 from tfprune_init.backend.derived_weights import find_derived_weight
 from tfprune_init.backend.instance_methods import get_replacement, replace_method, restore_method
 from tfprune_init.backend.protocols import Model
+from tfprune_init.checks import check_integer
 from tfprune_init.errors import EnforcementError, OptionError
 from tfprune_init.graph.variables import ModelVariable, list_variables
 from tfprune_init.graph.weight_copies import check_weights
@@ -32,6 +33,8 @@ def freeze(
     final: Mapping[str, Any] | None = None,
     *,
     zero_shrunken: str | None = None,
+    control: str | None = None,
+    seed: int | None = None,
 ) -> None:
     """Set weights to their initial values, and hold those there that masks do not keep, whatever trains the others.
 
@@ -50,16 +53,21 @@ def freeze(
         zero_shrunken: None holds every weight that the masks do not keep at its initial value. "frozen" holds
             the shrunken ones among them at 0.0. "all" does so too, and weights that train start from 0.0 if they have
             shrunken.
+        control: Which are held at 0.0 in place of those that "frozen" holds there: "shuffled" takes as many of each
+            variable at random places, "reversed" those that have grown. Both are among what the masks do not keep.
+        seed: Seed of "shuffled"; 0 by default.
 
     Raises:
-        OptionError: If `zero_shrunken` is unknown, an option has no effect, or weights do not fit the model.
+        OptionError: If `zero_shrunken` or `control` is unknown, an option has no effect, or weights do not fit the
+            model.
         MaskMismatchError: If the masks were made for another model.
         EnforcementError: If masks are attached to the model, it is frozen already, a layer computes with other weights
             than its variables (LoRA), or the optimizer divides 0 by 0 for weights without a gradient.
 
     References:
         Zhou et al., Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask, NeurIPS 2019: None is its
-        freeze_init, "frozen" its variant 1 (freeze_init_zero_mask), "all" its variant 2 (freeze_init_zero_all).
+        freeze_init, "frozen" its variant 1 (freeze_init_zero_mask), "all" its variant 2 (freeze_init_zero_all), the
+        controls are its endings zero_reshuffle and zero_rev.
 
     Example:
         >>> import keras, numpy as np, tfprune_init as tpi
@@ -74,7 +82,16 @@ def freeze(
     compat.check_model(model)
     variables = masks.check(model)
     _check_free(model, variables.values())
-    start = _choose_start(model, masks, variables, initial, final, zero_shrunken)
+    _check_options(masks, final, zero_shrunken, control, seed)
+    start = check_weights("initial", initial, model, variables.values())
+    if zero_shrunken is not None:
+        now = {path: target.tensor for path, target in variables.items()} if final is None else final
+        after = check_weights("final", now, model, variables.values())
+        for position, (path, mask) in enumerate(masks.items()):
+            rng = np.random.default_rng(np.random.SeedSequence([seed or 0, position]))
+            zero = _choose_zeros(mask, start[path], after[path], zero_shrunken, control, rng)
+            start[path] = np.where(zero, 0.0, start[path])
+    start = {path: _cast(start[path], target) for path, target in variables.items()}
     check_divisions(getattr(model, "optimizer", None))
     ways = find_ways(model)
     for path, target in variables.items():
@@ -146,31 +163,47 @@ def _check_free(model: Model, targets: Any) -> None:
             )
 
 
-def _choose_start(
-    model: Model,
-    masks: Masks,
-    variables: Mapping[str, ModelVariable],
-    initial: Any,
-    final: Any,
-    zero_shrunken: Any,
-) -> dict[str, np.ndarray]:
-    """Return what the variables start from, in their own dtypes."""
+def _check_options(masks: Masks, final: Any, zero_shrunken: Any, control: Any, seed: Any) -> None:
+    """Refuse what is unknown or has no effect."""
     if zero_shrunken not in (None, "frozen", "all"):
         raise OptionError(
             f"zero_shrunken must be 'frozen' or 'all', or None. Received: zero_shrunken={zero_shrunken!r}."
         )
+    if control not in (None, "shuffled", "reversed"):
+        raise OptionError(f"control must be 'shuffled' or 'reversed', or None. Received: control={control!r}.")
     if zero_shrunken is None and final is not None:
         raise OptionError("final= says which weights have shrunken, so it has no effect without zero_shrunken=.")
+    if control is not None and zero_shrunken != "frozen":
+        raise OptionError(
+            "control= takes other weights than zero_shrunken='frozen' does, so it needs that. "
+            f"Received: control={control!r}, zero_shrunken={zero_shrunken!r}."
+        )
+    if seed is not None:
+        check_integer("seed", seed, 0)
+        if control != "shuffled":
+            raise OptionError(f"seed= has no effect without control='shuffled'. Received: seed={seed!r}.")
     if all(mask.all() for mask in masks.values()):
         raise OptionError("The masks keep every weight, so freeze has no effect. Received: masks of density 1.")
-    start = check_weights("initial", initial, model, variables.values())
-    if zero_shrunken is not None:
-        now = {path: target.tensor for path, target in variables.items()} if final is None else final
-        after = check_weights("final", now, model, variables.values())
-        for path, mask in masks.items():
-            zero = np.abs(start[path]) > np.abs(after[path])
-            start[path] = np.where(zero if zero_shrunken == "all" else zero & ~mask, 0.0, start[path])
-    return {path: _cast(start[path], target) for path, target in variables.items()}
+
+
+def _choose_zeros(
+    mask: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    zero_shrunken: str,
+    control: str | None,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Return which weights of a variable start from 0.0, and are held there where the mask does not keep them."""
+    shrunken: np.ndarray = np.abs(before) > np.abs(after)
+    if zero_shrunken == "all":
+        return shrunken
+    if control == "reversed":
+        return np.asarray((np.abs(before) < np.abs(after)) & ~mask)
+    chosen: np.ndarray = shrunken & ~mask
+    if control == "shuffled":
+        chosen[~mask] = rng.permutation(chosen[~mask])
+    return chosen
 
 
 def _cast(values: np.ndarray, target: ModelVariable) -> np.ndarray:

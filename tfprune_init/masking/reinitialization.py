@@ -144,7 +144,7 @@ class _Weights:
     @cached_property
     def present(self) -> np.ndarray:
         """The values it has now, or those that were given."""
-        return np.array(self.target.tensor) if self.given is None else self.given
+        return self.target.tensor.numpy() if self.given is None else self.given
 
     @cached_property
     def kept(self) -> np.ndarray:

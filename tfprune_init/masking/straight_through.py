@@ -1,4 +1,4 @@
-"""Kernels read through masks: the network computes with zeros, and gradients reach the dense weights."""
+"""Kernels read as something else than they are: through masks, with gradients that reach the dense weights."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from tfprune_init.backend.protocols import Layer, Model
 from tfprune_init.errors import EnforcementError
 from tfprune_init.graph.variables import ModelVariable
 from tfprune_init.masking.attachment import get_attached_masks
+
+Read = Callable[[str, tf.Tensor], tf.Tensor]
 
 
 @tf.custom_gradient  # type: ignore[untyped-decorator]  # TensorFlow has no types
@@ -46,20 +48,20 @@ def read_through_mask(weight: tf.Tensor, mask: tf.Tensor) -> Any:
 
 @dataclass(frozen=True)
 class _Reading:
-    """How one layer reads one variable: through which attributes, and under which mask."""
+    """How one layer reads one variable: through which attributes, and as what."""
 
     target: ModelVariable
     attributes: tuple[str, ...]
-    mask: tf.Variable
+    read: Read
 
     def override(self) -> Any:
-        """Put the masked weight in the place of the variable for a while, wherever the variable is."""
+        """Put what is read in the place of the variable for a while, wherever the variable is."""
         layer = self.target.layer
         names = [name for name in self.attributes if vars(layer)[name] is self.target.variable]
         if not names:
             return nullcontext()
         # Within a call, Keras reads variables of mixed precision in the dtype that the layer computes in.
-        weight = read_through_mask(tf.convert_to_tensor(self.target.variable), tf.convert_to_tensor(self.mask))
+        weight = self.read(self.target.path, tf.convert_to_tensor(self.target.variable))
         weight.assign = weight.assign_add = weight.assign_sub = functools.partial(_refuse_to_write, layer)
         return override_attributes(layer, **dict.fromkeys(names, weight))
 
@@ -72,19 +74,20 @@ def _refuse_to_write(layer: Layer, *args: Any, **kwargs: Any) -> None:
     )
 
 
-class StraightThrough:
-    """Lets a model read some of its kernels through masks, in training and inference, until `release`.
+class KernelReader:
+    """Lets the layers of a model compute with something else than some of their kernels, until `release`.
 
-    The variables stay dense: optimizers, regularizers, weight files and `get_weights` see all weights. What layers
-    compute with is 0.0 where the mask is False, and the gradient of it is that of the dense variable, pruned weights
-    included. Masks are variables, so new ones take effect without another trace.
+    The variables stay as they are: optimizers, regularizers, weight files and `get_weights` see them. Layers compute
+    with what a function makes of them, in training and inference.
 
-    A kernel is masked within calls of its own layer, and of recurrent layers around a cell. A model that reads it
-    anywhere else, as `tf.matmul(x, self.embedding.kernel)`, reads the dense one.
+    A kernel is replaced within calls of its own layer, and of recurrent layers around a cell. A model that reads it
+    anywhere else, as `tf.matmul(x, self.embedding.kernel)`, reads the variable.
 
     Args:
         model: A built model, Keras 3 or tf_keras.
-        variables: The variables to read through masks, which keep all weights at first.
+        variables: The variables.
+        read: Function from the path of a variable and its value, in the dtype that its layer computes in, to the tensor
+            that the layer computes with.
 
     Raises:
         EnforcementError: If the model carries masks already, or a layer computes with something else than its variable,
@@ -92,32 +95,15 @@ class StraightThrough:
         ModelError: If a layer does not hold its variable as an attribute of its own.
     """
 
-    def __init__(self, model: Model, variables: Iterable[ModelVariable]):
+    def __init__(self, model: Model, variables: Iterable[ModelVariable], read: Read):
         compat.check_model(model)
         targets = list(variables)
         _check_readable(model, targets)
-        with model.distribute_strategy.scope():
-            self._readings = {
-                target.path: _Reading(target, find_attributes(target), tf.Variable(tf.ones(target.shape, tf.bool)))
-                for target in targets
-            }
+        readings = [_Reading(target, find_attributes(target), read) for target in targets]
         self._model = model
-        self._layers = _find_readers(model, self._readings.values())
+        self._targets = {target.path: target for target in targets}
+        self._layers = _find_readers(model, readings)
         self.hold()
-
-    @property
-    def masks(self) -> dict[str, np.ndarray]:
-        """The masks, by path."""
-        return {path: reading.mask.numpy() for path, reading in self._readings.items()}
-
-    def set_masks(self, masks: Mapping[str, np.ndarray]) -> None:
-        """Read through other masks from now on; one for each variable."""
-        for path, reading in self._readings.items():
-            reading.mask.assign(masks[path])
-
-    def read_dense(self) -> dict[str, np.ndarray]:
-        """Return copies of the dense weights, by path."""
-        return {path: reading.target.tensor.numpy() for path, reading in self._readings.items()}
 
     def hold(self) -> None:
         """Let the model read through the masks, as it does from the beginning; after `release` once more."""
@@ -134,6 +120,44 @@ class StraightThrough:
     def _forget_traces(self) -> None:
         compat.reset_train_function(self._model)
         reset_inference_functions(self._model)
+
+
+class StraightThrough(KernelReader):
+    """Lets a model read some of its kernels through masks, in training and inference, until `release`.
+
+    What layers compute with is 0.0 where the mask is False, and the gradient of it is that of the dense variable,
+    pruned weights included. Masks are variables, so new ones take effect without another trace.
+
+    Args:
+        model: A built model, Keras 3 or tf_keras.
+        variables: The variables to read through masks, which keep all weights at first.
+
+    Raises:
+        EnforcementError: As `KernelReader`.
+        ModelError: As `KernelReader`.
+    """
+
+    def __init__(self, model: Model, variables: Iterable[ModelVariable]):
+        super().__init__(model, variables, self._read)
+        with model.distribute_strategy.scope():
+            self._masks = {path: tf.Variable(tf.ones(one.shape, tf.bool)) for path, one in self._targets.items()}
+
+    @property
+    def masks(self) -> dict[str, np.ndarray]:
+        """The masks, by path."""
+        return {path: mask.numpy() for path, mask in self._masks.items()}
+
+    def set_masks(self, masks: Mapping[str, np.ndarray]) -> None:
+        """Read through other masks from now on; one for each variable."""
+        for path, mask in self._masks.items():
+            mask.assign(masks[path])
+
+    def read_dense(self) -> dict[str, np.ndarray]:
+        """Return copies of the dense weights, by path."""
+        return {path: target.tensor.numpy() for path, target in self._targets.items()}
+
+    def _read(self, path: str, weight: tf.Tensor) -> tf.Tensor:
+        return read_through_mask(weight, tf.convert_to_tensor(self._masks[path]))
 
 
 def _check_readable(model: Model, targets: list[ModelVariable]) -> None:

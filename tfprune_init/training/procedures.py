@@ -129,6 +129,8 @@ class ProcedureRun:
 
     Attributes:
         state: Where it is.
+        feed: As given.
+        progress: The bar over its gradient steps.
         dropout_rates: Rates of Dropout that follow the masks; None where they stay as they are.
 
     Raises:
@@ -152,8 +154,8 @@ class ProcedureRun:
         self.state = RunState()
         self.state.follow_names(model)
         self.dropout_rates: DropoutRates | None = None
-        self._feed = feed
-        self._progress = RunProgress()
+        self.feed = feed
+        self.progress = RunProgress()
         self._counted = 0
         self._dense_gradients = False
         self._costs = CostModel(model) if compat.is_symbolic(model) else None
@@ -177,7 +179,7 @@ class ProcedureRun:
                 event.resume(self)
         for event in events[self.state.done :]:
             event.check(self)
-        with self._progress.show(outline.training_steps, self.state.cost.training_steps, verbose):
+        with self.progress.show(outline.gradient_steps, outline_run(events[: self.state.done]).gradient_steps, verbose):
             for event in events[self.state.done :]:
                 # What is random in an event does not depend on the events that a resumed run leaves out.
                 self._seed_with(self.state.done)
@@ -245,18 +247,18 @@ class ProcedureRun:
         self._counted = self.state.step
         whole.begin()
         while self.state.step < stop:
-            start, per_epoch = self.state.step, self._feed.steps_per_epoch
+            start, per_epoch = self.state.step, self.feed.steps_per_epoch
             end = min(stop, (start // per_epoch + 1) * per_epoch)
             if watch is not None:
                 end = min(end, (start // watch + 1) * watch)
             with deterministic_reductions():
                 pieces = [whole] if callbacks else None
-                batches = self._feed.batches(start, end)
+                batches = self.feed.batches(start, end)
                 logged = self.model.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=pieces).history
             self._count_until(end)
             self.state.step = end
             self.state.epochs.append({name: float(values[-1]) for name, values in logged.items()})
-            self._progress.advance(end - start)
+            self.progress.advance(end - start)
             if watch is not None and end % watch == 0:
                 self.evaluate("watch")
         whole.end()
@@ -279,17 +281,18 @@ class ProcedureRun:
 
     def evaluate(self, name: str) -> None:
         """Evaluate on the test data, and note it in the history."""
+        self.state.note(name, self.measure(), 1.0 if self.state.masks is None else self.state.masks.density)
+
+    def measure(self) -> dict[str, float]:
+        """Return what `model.evaluate` gives on the test data, by name."""
         measured = self.model.evaluate(self.data.testing(), verbose=0, return_dict=True)
-        density = 1.0 if self.state.masks is None else self.state.masks.density
-        numbers = {key: float(value) for key, value in measured.items()}
-        at = {"event": name, "place": self.state.done, "step": self.state.step, "density": density}
-        self.state.history.append({**at, **numbers})
+        return {key: float(value) for key, value in measured.items()}
 
     def count(
         self, training: int, scoring: int, masks: Masks | None, start: int = 0, dense_gradients: bool = False
     ) -> None:
         """Count gradient steps and their multiply-adds, as `count_multiply_adds` says."""
-        examples = self._feed.count_examples(start, start + training + scoring)
+        examples = self.feed.count_examples(start, start + training + scoring)
         one = None if self._costs is None else count_multiply_adds(self._costs, masks, dense_gradients=dense_gradients)
         multiply_adds = None if one is None else examples * one
         self.state.cost.add(training_steps=training, scoring_steps=scoring, multiply_adds=multiply_adds)

@@ -29,7 +29,7 @@ class RunResult:
         cost: What the run has cost.
         history: What was measured on the test data, in order: dicts with "event", "place" (how many events were done
             before), "step", "density", and the numbers of `model.evaluate`. The last is of the end.
-        epochs: What `fit` logged on the training data, epoch by epoch.
+        epochs: What `fit` logged on the training data, or the loss while masks were learned, epoch by epoch.
         report: What the masks leave of the network; None if nothing was pruned. Its steps are those of the last search.
         snapshots: For each `Snapshot` the variables of the model by path, as `tpi.copy_variables` gives them.
     """

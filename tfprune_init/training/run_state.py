@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -50,7 +50,7 @@ class RunState:
         snapshots: Step and values of the model's variables, by name.
         cost: What the run has cost so far.
         history: What was measured: dicts with the event, the step, the density and the numbers.
-        epochs: What `fit` logged on the training data, epoch by epoch.
+        epochs: What `fit` logged on the training data, or the loss while masks were learned, epoch by epoch.
         search: What `PruningReport.to_dict` gave of the last search for masks.
         seconds: Wall time of "training" and of "pruning".
         paths: Paths of the model's variables in their order, which the masks go by.
@@ -66,6 +66,11 @@ class RunState:
     search: dict[str, Any] | None = None
     seconds: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "pruning": 0.0})
     paths: list[str] = field(default_factory=list)
+
+    def note(self, name: str, numbers: Mapping[str, float], density: float) -> None:
+        """Note in the history what was measured of a network with that share of its weights."""
+        at = {"event": name, "place": self.done, "step": self.step, "density": density}
+        self.history.append({**at, **numbers})
 
     def follow_names(self, model: Model) -> None:
         """Go by the paths of a model that was built anew, as Keras may have numbered its layers otherwise.

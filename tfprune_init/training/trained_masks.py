@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def find_masks_from_training(
     final: Mapping[str, Any] | None = None,
     *,
     criterion: str = "large_final",
-    sparsity: float | None = None,
+    sparsity: float | Fraction | None = None,
     allocation: str | Mapping[str, float] | None = None,
     masks: Masks | None = None,
     exclude: Exclusion | Iterable[Exclusion] | None = None,

@@ -20,14 +20,30 @@ class RunOutline:
     Attributes:
         step: Step of training.
         training_steps: Gradient steps that were trained to get there.
+        learning_steps: Gradient steps that learned masks, and no weights, to get there.
         snapshots: Step of each snapshot, by name.
         is_pruned: Whether there are masks.
     """
 
     step: int = 0
     training_steps: int = 0
+    learning_steps: int = 0
     snapshots: dict[str, int] = field(default_factory=dict)
     is_pruned: bool = False
+
+    @property
+    def gradient_steps(self) -> int:
+        """Gradient steps to get there, but for those of searches."""
+        return self.training_steps + self.learning_steps
+
+    def check_snapshot(self, name: str) -> None:
+        """Refuse a snapshot that nobody kept.
+
+        Raises:
+            OptionError: If there is none of that name.
+        """
+        if name not in self.snapshots:
+            raise OptionError(f"There is no snapshot {name!r}. Put a Snapshot of that name before.")
 
 
 class Event:

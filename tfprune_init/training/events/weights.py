@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tfprune_init.errors import OptionError
 from tfprune_init.masking.reinitialization import reinitialize
 from tfprune_init.training.events.event import Event, RunOutline
 
@@ -44,8 +43,7 @@ class Rewind(Event):
 
     def outline(self, outline: RunOutline) -> None:
         """Go back to its step; refuse a snapshot that nobody kept."""
-        if self.name not in outline.snapshots:
-            raise OptionError(f"There is no snapshot {self.name!r}. Put a Snapshot of that name before.")
+        outline.check_snapshot(self.name)
         if self.step:
             outline.step = outline.snapshots[self.name]
 
@@ -60,10 +58,24 @@ class Rewind(Event):
 
 @dataclass(frozen=True)
 class Reinitialize(Event):
-    """Give the kernels other weights under the same masks, as `tpi.reinitialize` does."""
+    """Give the kernels other weights under the same masks, as `tpi.reinitialize` does.
+
+    Args:
+        kind: As in `tpi.reinitialize`.
+        deviation_of: As in `tpi.reinitialize`.
+        weights: The snapshot whose weights count as the present ones; those of the model by default.
+    """
 
     kind: str = "random"
+    deviation_of: str | None = None
+    weights: str | None = None
+
+    def outline(self, outline: RunOutline) -> None:
+        """Refuse a snapshot that nobody kept."""
+        if self.weights is not None:
+            outline.check_snapshot(self.weights)
 
     def apply(self, run: ProcedureRun) -> None:
         """Draw them."""
-        reinitialize(run.model, self.kind, seed=run.seed)
+        given = None if self.weights is None else run.list_snapshots()[self.weights]
+        reinitialize(run.model, self.kind, seed=run.seed, weights=given, deviation_of=self.deviation_of)
