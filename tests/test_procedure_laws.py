@@ -86,7 +86,8 @@ def test_counts_zeros_and_accounts(name: str, kind: str, package: str) -> None:
     density = Fraction(1) if recipe.decides_sparsity else 1 - Fraction("0.7")
     options = {**SMALL.get(name, {}), **({"allocation": "global"} if "allocation" in recipe.options else {})}
     planned = outline_run(recipe.make_events(RunPlan(density, STEPS, 1), options))
-    assert found.cost.training_steps == planned.training_steps > 0
+    assert found.cost.training_steps == planned.training_steps
+    assert found.cost.training_steps + found.cost.scoring_steps >= STEPS
     assert np.isfinite(found.history[-1]["loss"])
 
 
