@@ -145,6 +145,7 @@ class SummaryRow:
         failed: Number of runs that something else stopped.
         density: Mean share of the weights kept; None if no run found masks.
         training_steps: Mean number of gradient steps that changed weights; None where they were not counted.
+        scoring_steps: Mean number of gradient steps that judged connections; None where they were not counted.
         multiply_adds: Mean number of multiply-adds; None where they are not known.
     """
 
@@ -160,6 +161,7 @@ class SummaryRow:
     failed: int
     density: float | None
     training_steps: float | None
+    scoring_steps: float | None
     multiply_adds: float | None
 
 
@@ -275,6 +277,7 @@ def _summarize(label: str, sparsity: float | None, runs: list[Run]) -> SummaryRo
         failed=sum(run.status == "failed" for run in runs),
         density=_average([run.density for run in runs]),
         training_steps=_average([run.training_steps for run in runs]),
+        scoring_steps=_average([run.scoring_steps for run in runs]),
         multiply_adds=_average([run.multiply_adds for run in runs]),
     )
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def print_summary(results: Results, console: Console) -> None:
-    """Print accuracies by method and sparsity, training steps, and what was lost."""
+    """Print accuracies by method and sparsity, gradient steps of training and scoring, and what was lost."""
     rows = {(row.label, row.sparsity): row for row in results.summary()}
     console.print("test accuracy in %, mean and standard deviation over seeds", style="italic")
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
@@ -26,10 +26,14 @@ def print_summary(results: Results, console: Console) -> None:
     if decided:
         table.add_column("its own\nsparsity", justify="right", overflow="fold")
     if any(row.training_steps is not None for row in rows.values()):
-        table.add_column("training\nsteps", justify="right", overflow="fold")
+        table.add_column("gradient\nsteps", justify="right", overflow="fold")
     for label in results.labels:
         mine = [rows.get((label, sparsity)) for sparsity in [*columns, *([None] if decided else [])]]
-        steps = {round(row.training_steps) for row in mine if row is not None and row.training_steps is not None}
+        steps = {
+            round(row.training_steps + (row.scoring_steps or 0))
+            for row in mine
+            if row is not None and row.training_steps is not None
+        }
         shown = [f"{min(steps):,}" + (f" to {max(steps):,}" if len(steps) > 1 else "")] if steps else []
         table.add_row(label, *["" if row is None else _format_cell(row) for row in mine], *shown)
     console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tfprune_init.experiments import Run
+
+_ROWS, _ROW = 4, 0.17
+"""Rows of the legend that the usual height has room for, and the height of another, in inches."""
 
 _DENSE_LOOK = SeriesStyle("black", "o", "none")
 
@@ -66,7 +70,7 @@ def cost_curve(results: Sequence[Run], *, sparsity: float | None = None) -> Figu
     groups: dict[str, list[Run]] = {}
     for run in shown:
         groups.setdefault(run.label, []).append(run)
-    figure = new_figure(4.4)
+    figure = new_figure(4.4 + _ROW * max(0, math.ceil(len(groups) / 2) - _ROWS))
     axes = figure.subplots()
     axes.set_xscale("log")
     draw_baseline(axes, runs)

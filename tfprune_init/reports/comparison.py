@@ -72,10 +72,21 @@ def _build_accuracy(results: Results) -> ReportSection:
         Column("runs", format_count, number=True),
         Column("destroyed", format_count, number=True),
         Column("training steps", format_large, number=True),
+        Column("scoring steps", format_large, number=True),
         Column("multiply-adds", format_large, number=True),
     ]
     rows = [
-        [r.label, _find_sparsity(r), r.mean, r.std, r.runs, r.destroyed, r.training_steps, r.multiply_adds]
+        [
+            r.label,
+            _find_sparsity(r),
+            r.mean,
+            r.std,
+            r.runs,
+            r.destroyed,
+            r.training_steps,
+            r.scoring_steps,
+            r.multiply_adds,
+        ]
         for r in results.summary()
     ]
     parts: list[str | TableBlock | FigureBlock] = []
@@ -86,7 +97,7 @@ def _build_accuracy(results: Results) -> ReportSection:
         "A network is destroyed if it is not clearly better (by 5 standard errors) than guessing the most frequent "
         "class, or if pruning cut its outputs off from its inputs. Those count as the guess in the mean, unless they "
         "were trained all the same. Below: means over seeds, standard deviations (±), and the mean cost of a run: "
-        "gradient steps of training, and multiply-adds of search and training, zeros not counted."
+        "gradient steps of training and of scoring, and the multiply-adds of both, zeros not counted."
     )
     return ReportSection("Accuracy", [*parts, explanation, TableBlock(columns, rows)])
 
