@@ -391,6 +391,11 @@ def test_accuracy_against_cost() -> None:
     assert "early" not in " ".join(line.get_label() for line in axes.get_lines())  # no cost is known of it
     low, high = axes.get_xlim()
     assert low < 0.1 < 5 < high
+    assert axes.get_ylim()[0] > 70  # nobody comes near guessing
+    lost = [run("snip", 0.9, seed, 0.3 + 0.5 * seed, multiply_adds=3) for seed in range(2)]
+    np.testing.assert_allclose(
+        line_of(plots.cost_curve(lost).axes[0], "guessing one class").get_ydata(), 2 * [100 * GUESS]
+    )
     with pytest.raises(OptionError, match=r"Choose one sparsity: sparsity=0\.9"):
         plots.cost_curve(costly())
     with pytest.raises(OptionError, match="No run says what it cost"):

@@ -45,7 +45,8 @@ def cost_curve(results: Sequence[Run], *, sparsity: float | None = None) -> Figu
 
     Returns:
         A figure whose x axis is logarithmic. The cost of training the dense network once is 1 where that was run;
-        without it, x is in multiply-adds. Bars, crosses and baseline are as in `accuracy_curve`.
+        without it, x is in multiply-adds. Bars, crosses and baseline are as in `accuracy_curve`. The level of guessing
+        is drawn where a network comes near it.
 
     Raises:
         OptionError: If no run has a cost, all failed, or the sparsity is missing or not there.
@@ -83,7 +84,10 @@ def cost_curve(results: Sequence[Run], *, sparsity: float | None = None) -> Figu
         curves.append(curve)
     if dense:
         draw_curve(axes, make_points(dense, lambda run: 1.0), _DENSE_LOOK, "dense, trained once", 1)
-    draw_guess(axes, shown)
+    points = [point for curve in curves for point in curve]
+    worst, best = min(point.low for point in points), max(point.high for point in points)
+    if worst < (100 * shown[0].guess + best) / 2:  # else it would leave the methods no room
+        draw_guess(axes, shown)
     costs = [point.x for curve in curves for point in curve] + ([1.0] if dense else [])
     low, high = min(costs) / 1.5, max(costs) * 1.5
     axes.set_xlim(low, high)
