@@ -24,6 +24,7 @@ from tfprune_init.masking.attachment import attach
 from tfprune_init.masks import Masks
 from tfprune_init.options import OPTIONS
 from tfprune_init.selection import Budget
+from tfprune_init.training.compacted_runs import cut_again
 from tfprune_init.training.cost import count_multiply_adds
 from tfprune_init.training.dropout_rates import DropoutRates
 from tfprune_init.training.events import Event, outline_run
@@ -146,7 +147,6 @@ class ProcedureRun:
         goal: RunGoal,
         on_collapse: str = "raise",
     ):
-        self.model = model
         self.data = data
         self.seed = seed
         self.goal = goal
@@ -158,6 +158,15 @@ class ProcedureRun:
         self.progress = RunProgress()
         self._counted = 0
         self._dense_gradients = False
+        self.replace_model(model)
+
+    def replace_model(self, model: Model) -> None:
+        """Go on with another model, with an optimizer as it begins. The state has to be made to fit it.
+
+        Args:
+            model: A built, compiled model.
+        """
+        self.model = model
         self._costs = CostModel(model) if compat.is_symbolic(model) else None
         self._variables = find_layer_variables(model)
         model.optimizer.build(model.trainable_variables)  # as Keras does at the first step
@@ -171,6 +180,7 @@ class ProcedureRun:
         saved = None if folder is None else load_state(folder, settings)
         if saved is not None:
             self.state, values = saved
+            cut_again(self)
             self.state.follow_names(self.model)
             if self.state.masks is not None:
                 attach(self.model, self.state.masks)
@@ -200,7 +210,14 @@ class ProcedureRun:
         state = self.state
         report = None if state.masks is None else report_masks(self, name, options)
         return RunResult(
-            self.model, state.masks, state.cost, state.history, state.epochs, report, self.list_snapshots()
+            self.model,
+            state.masks,
+            state.cost,
+            state.history,
+            state.epochs,
+            report,
+            self.list_snapshots(),
+            [one.account for one in state.compactions],
         )
 
     def read_model(self) -> list[np.ndarray]:
@@ -209,10 +226,14 @@ class ProcedureRun:
 
     def write_model(self, values: Sequence[np.ndarray]) -> None:
         """Set all variables of the model; what the masks prune stays at zero."""
-        for variable, value in zip(self._variables, values, strict=True):
-            variable.assign(value)
+        self.assign_values(values)
         if self.state.masks is not None:
             attach(self.model, self.state.masks)
+
+    def assign_values(self, values: Sequence[np.ndarray]) -> None:
+        """Set all variables of the model, whatever the masks of the state are."""
+        for variable, value in zip(self._variables, values, strict=True):
+            variable.assign(value)
 
     def list_snapshots(self) -> dict[str, dict[str, np.ndarray]]:
         """Return the snapshots, each by variable path."""
@@ -281,7 +302,7 @@ class ProcedureRun:
 
     def evaluate(self, name: str) -> None:
         """Evaluate on the test data, and note it in the history."""
-        self.state.note(name, self.measure(), 1.0 if self.state.masks is None else self.state.masks.density)
+        self.state.note(name, self.measure(), self.state.density)
 
     def measure(self) -> dict[str, float]:
         """Return what `model.evaluate` gives on the test data, by name."""
@@ -296,6 +317,10 @@ class ProcedureRun:
         one = None if self._costs is None else count_multiply_adds(self._costs, masks, dense_gradients=dense_gradients)
         multiply_adds = None if one is None else examples * one
         self.state.cost.add(training_steps=training, scoring_steps=scoring, multiply_adds=multiply_adds)
+
+    def count_dense_multiply_adds(self) -> int | None:
+        """Return the multiply-adds of one example without masks; None where those of the model are not known."""
+        return None if self._costs is None else self._costs.count().multiply_adds
 
     def _seed_with(self, *numbers: int) -> None:
         compat.set_random_seed(int(np.random.SeedSequence([self.seed, *numbers]).generate_state(1)[0]))
