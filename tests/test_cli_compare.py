@@ -187,7 +187,7 @@ def test_loss_of_probabilities(here: Path, tmp_path: Path) -> None:
         (("epochs = 2", "epoch = 2"), "means nothing: 'epoch'. Did you mean 'epochs'"),
         (("sparsities = [0.5]\n", ""), "does not say sparsities"),
         (("seeds = [3]", "seeds ="), "is not TOML"),
-        (("mine_compared:model", "resnet21"), "model is one of dense_cnn_1, "),
+        (("mine_compared:model", "resnet21"), "model is one of conv_2, "),
         (("mine_compared:model", "mine_compared:nothing"), "can't be found: module 'mine_compared' has no attribute"),
         (("mine_compared:model", "nowhere:nothing"), "can't be found: No module named 'nowhere'"),
         (("mine_compared:data", "digit"), "--data takes digits, tfds:NAME"),

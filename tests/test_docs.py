@@ -48,7 +48,7 @@ def blocks(page: str, language: str) -> list[str]:
         pytest.param("README.md", nullcontext, marks=pytest.mark.slow),
         ("docs/guide.md", nullcontext),
         ("docs/losses.md", nullcontext),
-        ("docs/training.md", nullcontext),
+        pytest.param("docs/training.md", nullcontext, marks=pytest.mark.slow),
         ("docs/supermasks.md", nullcontext),
         ("docs/fine_tuning.md", nullcontext),
         ("docs/k_winners.md", nullcontext),

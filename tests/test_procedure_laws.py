@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import itertools
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from model_kinds import KERAS, build, data
+from training import fresh_process
 
 import tfprune_init as tpi
 from tfprune_init.graph.variables import list_variables
@@ -44,13 +46,13 @@ def cases(*names: str) -> Any:
     return pytest.mark.parametrize(("name", "kind", "package"), rows, scope="module")
 
 
-def run(name: str, kind: str, package: str) -> RunResult:
+def run(name: str, kind: str, package: str, **more: Any) -> RunResult:
     recipe = RECIPES[name]
     options = {**SMALL.get(name, {}), **({"allocation": "global"} if "allocation" in recipe.options else {})}
     asked = {} if recipe.decides_sparsity else {"sparsity": 0.7}
     given = data(), data(12, seed=1)
     return tpi.run(
-        name, lambda seed: build(kind, package, seed=seed), given, steps=STEPS, verbose=0, **asked, **options
+        name, lambda seed: build(kind, package, seed=seed), given, steps=STEPS, verbose=0, **asked, **options, **more
     )
 
 
@@ -119,3 +121,64 @@ def test_the_same_seed_gives_the_same_bits(name: str, kind: str, package: str) -
         np.testing.assert_array_equal(here, there)
     assert one.history == other.history
     assert one.cost == other.cost
+
+
+KILLED = """
+import hashlib, json, os, signal, sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+import test_procedure_laws as laws
+from tfprune_init.training import RECIPES
+from tfprune_init.training.procedures import ProcedureRun
+
+
+def run(name, folder, last):
+    calls = 0
+
+    def killing(function):
+        def call(*arguments, **named):
+            nonlocal calls
+            calls += 1
+            if calls == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **named)
+        return call
+
+    for kind in ("count", "write_model", "measure"):
+        setattr(ProcedureRun, kind, killing(getattr(ProcedureRun, kind)))
+    found = laws.run(name, "sequential", "keras", folder=folder)
+    bits = hashlib.sha256(b"".join(value.tobytes() for value in found.model.get_weights()))
+    folder.with_suffix(".json").write_text(json.dumps([bits.hexdigest(), found.history, vars(found.cost)]))
+
+
+def fork(*arguments):
+    child = os.fork()
+    if not child:
+        run(*arguments)
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+told = {}
+for name in RECIPES:
+    whole, parts = Path(sys.argv[2]) / f"{name}_whole", Path(sys.argv[2]) / f"{name}_parts"
+    assert fork(name, whole, 0) == 0
+    killed = 0
+    while status := fork(name, parts, killed + 1):
+        assert status == signal.SIGKILL, (name, status)
+        killed += 1
+    told[name] = [killed, *(json.loads(folder.with_suffix(".json").read_text()) for folder in (whole, parts))]
+print(json.dumps(told))
+"""
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_killed_at_any_place_and_started_again_it_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """Each start is killed one piece of work later than the one before, until one is not killed any more."""
+    told = fresh_process(KILLED, str(Path(__file__).parent), str(tmp_path))
+    assert set(told) == set(RECIPES)
+    for name, (killed, whole, parts) in told.items():
+        assert killed >= 2, name
+        assert whole == parts, name

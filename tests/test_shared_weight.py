@@ -65,9 +65,7 @@ def cross_entropy(logits: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean(np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(y)), y]))
 
 
-@pytest.mark.parametrize(
-    ("signs", "bias"), [("equal", "zero"), ("present", "present"), ("equal", "shared"), ("present", "shared")]
-)
+@pytest.mark.parametrize(("signs", "bias"), [("equal", "zero"), ("present", "present"), ("present", "shared")])
 def test_each_value_is_measured_as_computed_by_hand(K, signs: str, bias: str) -> None:
     model = network(K)
     masks, (x, y) = masks_of(model), points()
@@ -91,13 +89,14 @@ def test_each_value_is_measured_as_computed_by_hand(K, signs: str, bias: str) ->
     assert found.kept == masks.kept
 
 
-# Where values are written and read is one code path for all; nesting and layers that write to variables are others.
-@pytest.mark.parametrize(
-    "kind", rows(["functional", "sequential", "subclassed", "nested", "self_writing"], ["functional", "self_writing"])
-)
-@pytest.mark.parametrize("package", KERAS)
-def test_a_sweep_leaves_no_trace(kind: str, package: str) -> None:
-    model = build(kind, package)
+KINDS = ("functional", "sequential", "subclassed", "nested", "self_writing")
+# What a sweep must put back depends on layers that keep statistics, layers that write to variables, and on metrics.
+TRACES = {f"{kind}, {package}": (kind, package) for kind in KINDS for package in KERAS}
+
+
+@pytest.mark.parametrize("case", rows(TRACES, ["functional, tf_keras", "self_writing, keras"]))
+def test_a_sweep_leaves_no_trace(case: str) -> None:
+    model = build(*TRACES[case])
     x, y = images()
     model.fit(x, y, epochs=1, verbose=0)
     before = state(model)
@@ -225,7 +224,8 @@ def test_tuning_is_adam_on_the_one_value(K) -> None:
 
 def test_the_same_call_gives_the_same_numbers(K) -> None:
     first, second = (
-        tpi.shared_weight(model, points(), masks_of(model), tune=True, steps=10) for model in (network(K), network(K))
+        tpi.shared_weight(model, points(), masks_of(model), values=(-1, 1), tune=True, steps=3)
+        for model in (network(K), network(K))
     )
     assert first == second
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from training import fresh_process
 
 import tfprune_init as tpi
 from tfprune_init.errors import NetworkCollapseError, OptionError
@@ -218,41 +217,6 @@ def interrupting(call: int) -> Iterator[None]:
         for name in ("count", "write_model"):
             patch.setattr(ProcedureRun, name, interrupt(getattr(ProcedureRun, name)))
         yield
-
-
-KILLED = """
-import json, os, signal, sys
-import numpy as np
-sys.path.insert(0, sys.argv[1])
-import test_training as case
-from tfprune_init.training.procedures import ProcedureRun
-
-calls, evaluate, count = 0, ProcedureRun.evaluate, ProcedureRun.count
-
-def killing(function):
-    def call(*arguments):
-        global calls
-        calls += 1
-        if calls == int(sys.argv[3]):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*arguments)
-    return call
-
-ProcedureRun.evaluate, ProcedureRun.count = killing(evaluate), killing(count)
-found = case.run("lottery_ticket", sparsity=0.36, rewind_to=2, folder=sys.argv[2])
-print(json.dumps([found.history, [value.tolist() for value in found.model.get_weights()]]))
-"""
-
-
-@pytest.mark.process
-@pytest.mark.slow
-def test_a_killed_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
-    here = str(Path(__file__).parent)
-    for at in (5, 3):
-        with pytest.raises(AssertionError):
-            fresh_process(KILLED, here, str(tmp_path / "run"), str(at))
-    found = fresh_process(KILLED, here, str(tmp_path / "run"), "0")
-    assert found == fresh_process(KILLED, here, str(tmp_path / "other"), "0")
 
 
 def test_batches_of_a_step_are_the_same_at_every_visit() -> None:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import tf_keras
 from test_training import DATA, SIZE, build, interrupting, run, same
-from training import fresh_process
 
 import tfprune_init as tpi
 from tfprune_init.backend.determinism import deterministic_reductions
@@ -156,41 +155,6 @@ def test_an_interrupted_event_starts_anew_with_the_same_bits(event: Any, tmp_pat
     with interrupting(4), pytest.raises(KeyboardInterrupt):
         run(events, folder=folder)
     assert same(run(events, folder=folder), whole)
-
-
-KILLED = """
-import json, os, signal, sys
-sys.path.insert(0, sys.argv[1])
-import test_training as case
-from tfprune_init.training.procedures import ProcedureRun
-
-calls, change_masks = 0, ProcedureRun.change_masks
-
-def killing(*arguments, **options):
-    global calls
-    calls += 1
-    if calls == int(sys.argv[4]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return change_masks(*arguments, **options)
-
-ProcedureRun.change_masks = killing
-found = case.run(sys.argv[3], sparsity=0.75, steps=20, every=4, watch=4, folder=sys.argv[2])
-print(json.dumps([found.history, [value.tolist() for value in found.model.get_weights()]]))
-"""
-
-
-@pytest.mark.process
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_a_killed_run_starts_its_event_anew_with_the_same_bits(
-    found: dict[str, RunResult], name: str, tmp_path: Path
-) -> None:
-    here = str(Path(__file__).parent)
-    with pytest.raises(AssertionError):
-        fresh_process(KILLED, here, str(tmp_path / "run"), name, "2")
-    history, weights = fresh_process(KILLED, here, str(tmp_path / "run"), name, "0")
-    assert history == found[name].history
-    assert weights == [value.tolist() for value in found[name].model.get_weights()]
 
 
 @pytest.mark.parametrize(

@@ -60,11 +60,13 @@ class ResolvedMethod:
         return self.criterion_options.get(_SAMPLE) is not None
 
     def describe(self) -> dict[str, Any]:
-        """Return what the method ran with, for reports."""
+        """Return what the method ran with, for reports, in types that JSON knows."""
         method = self.method
         schedule = method.schedule if isinstance(method.schedule, str) else method.schedule.__name__
         engine = {k: v for k, v in self.engine_options.items() if k != "loss" and k in method.scorer.options}
-        allocation = dict(method.allocation) if isinstance(method.allocation, Mapping) else self.allocation.name
+        allocation: Any = self.allocation.name
+        if isinstance(method.allocation, Mapping):  # exact shares, where a procedure computes them
+            allocation = {layer: float(share) for layer, share in method.allocation.items()}
         search = {
             "steps": method.steps, "schedule": schedule, "granularity": method.granularity, "allocation": allocation,
             "regrow": method.regrow,
