@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -68,7 +69,8 @@ def fit_ranking(
     more = find_largest_count(lambda more: costs.of_first(ranking.least + more) <= limit, every - ranking.least)
     found = ranking.least + more
     got, why = costs.of_first(found), _explain(costs, found, limit, describe)
-    return found, BudgetAccount(budget.kind, budget.limit, limit, dense, got, smallest, why, costs.evaluations)
+    asked = float(budget.limit) if isinstance(budget.limit, Fraction) else budget.limit
+    return found, BudgetAccount(budget.kind, asked, limit, dense, got, smallest, why, costs.evaluations)
 
 
 class _Costs:

@@ -88,7 +88,7 @@ class Budget:
     weights: int | float | None = None
     parameters: int | float | None = None
     multiply_adds: int | float | None = None
-    units: int | float | None = None
+    units: int | float | Fraction | None = None
     latency: float | None = None
 
     def __post_init__(self) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tfprune_init.backend.model_state import find_layer_variables
 from tfprune_init.compaction import Compaction, compact
 from tfprune_init.errors import ModelError, OptionError
 from tfprune_init.graph.variables import list_variables
-from tfprune_init.masking.attachment import attach
+from tfprune_init.masking.attachment import attach, get_attached_masks
 from tfprune_init.masking.wrapper import strip
 from tfprune_init.masks import Masks
 from tfprune_init.training.run_state import CompactedModel
@@ -48,20 +49,22 @@ def cut_again(run: ProcedureRun) -> None:
         paths = [target.path for target in list_variables(run.model)]
         if len(paths) != len(one.paths):
             raise OptionError(
-                f"The saved run is damaged: its network had {len(one.paths)} variables before it was compacted, this one "
-                f"has {len(paths)}. Remove its folder to begin anew."
+                f"The saved run is damaged: its network had {len(one.paths)} variables before it was compacted, this "
+                f"one has {len(paths)}. Remove its folder to begin anew."
             )
         names = dict(zip(one.paths, paths, strict=True))
-        run.assign_values(one.values)
+        for variable, value in zip(find_layer_variables(run.model), one.values, strict=True):
+            variable.assign(value)
         _cut(run, Masks({names[path]: mask for path, mask in one.masks.items()}))
 
 
 def _cut(run: ProcedureRun, masks: Masks) -> Compaction:
-    done = compact(strip(run.model), masks)
+    carries_masks = get_attached_masks(run.model) is not None
+    done = compact(strip(run.model) if carries_masks else run.model, masks)
     if not done.compiled:
         raise ModelError(
-            f"The smaller model of {run.model.name!r} cannot be compiled as it is: its loss, metrics or optimizer cannot "
-            "be made from their configs. Register them with Keras (register_keras_serializable)."
+            f"The smaller model of {run.model.name!r} cannot be compiled as it is: its loss, metrics or optimizer "
+            "cannot be made from their configs. Register them with Keras (register_keras_serializable)."
         )
     run.replace_model(done.model)
     return done

@@ -139,13 +139,7 @@ class ProcedureRun:
     """
 
     def __init__(
-        self,
-        model: Model,
-        data: ExperimentData,
-        feed: Feed,
-        seed: int,
-        goal: RunGoal,
-        on_collapse: str = "raise",
+        self, model: Model, data: ExperimentData, feed: Feed, seed: int, goal: RunGoal, on_collapse: str = "raise"
     ):
         self.data = data
         self.seed = seed
@@ -161,11 +155,7 @@ class ProcedureRun:
         self.replace_model(model)
 
     def replace_model(self, model: Model) -> None:
-        """Go on with another model, with an optimizer as it begins. The state has to be made to fit it.
-
-        Args:
-            model: A built, compiled model.
-        """
+        """Go on with another built, compiled model and its optimizer; the state has to be made to fit it."""
         self.model = model
         self._costs = CostModel(model) if compat.is_symbolic(model) else None
         self._variables = find_layer_variables(model)
@@ -209,16 +199,8 @@ class ProcedureRun:
         """
         state = self.state
         report = None if state.masks is None else report_masks(self, name, options)
-        return RunResult(
-            self.model,
-            state.masks,
-            state.cost,
-            state.history,
-            state.epochs,
-            report,
-            self.list_snapshots(),
-            [one.account for one in state.compactions],
-        )
+        found = (self.model, state.masks, state.cost, state.history, state.epochs, report, self.list_snapshots())
+        return RunResult(*found, [one.account for one in state.compactions])
 
     def read_model(self) -> list[np.ndarray]:
         """Return the values of all variables of the model."""
@@ -226,14 +208,10 @@ class ProcedureRun:
 
     def write_model(self, values: Sequence[np.ndarray]) -> None:
         """Set all variables of the model; what the masks prune stays at zero."""
-        self.assign_values(values)
-        if self.state.masks is not None:
-            attach(self.model, self.state.masks)
-
-    def assign_values(self, values: Sequence[np.ndarray]) -> None:
-        """Set all variables of the model, whatever the masks of the state are."""
         for variable, value in zip(self._variables, values, strict=True):
             variable.assign(value)
+        if self.state.masks is not None:
+            attach(self.model, self.state.masks)
 
     def list_snapshots(self) -> dict[str, dict[str, np.ndarray]]:
         """Return the snapshots, each by variable path."""
@@ -317,10 +295,6 @@ class ProcedureRun:
         one = None if self._costs is None else count_multiply_adds(self._costs, masks, dense_gradients=dense_gradients)
         multiply_adds = None if one is None else examples * one
         self.state.cost.add(training_steps=training, scoring_steps=scoring, multiply_adds=multiply_adds)
-
-    def count_dense_multiply_adds(self) -> int | None:
-        """Return the multiply-adds of one example without masks; None where those of the model are not known."""
-        return None if self._costs is None else self._costs.count().multiply_adds
 
     def _seed_with(self, *numbers: int) -> None:
         compat.set_random_seed(int(np.random.SeedSequence([self.seed, *numbers]).generate_state(1)[0]))

@@ -13,6 +13,7 @@ from tfprune_init.backend import compat
 from tfprune_init.channels import FoundChannels, find_channels
 from tfprune_init.channels.importance_registry import IMPORTANCES
 from tfprune_init.errors import ModelError, OptionError
+from tfprune_init.graph.cost import CostModel
 from tfprune_init.graph.variables import list_variables
 from tfprune_init.masking.attachment import attach
 from tfprune_init.masking.initializers import draw_initial_values, find_initializer
@@ -163,14 +164,15 @@ class TrainAtCost(Event):
 
     def check(self, run: ProcedureRun) -> None:
         """Refuse a network whose multiply-adds are not known."""
-        if run.count_dense_multiply_adds() is None:
+        if CostModel(run.model).count().multiply_adds is None:
             raise ModelError(
-                f"The multiply-adds of model {run.model.name!r} depend on sizes that are open, so steps of the same cost "
-                "cannot be counted. Build it for a fixed size, or train for as many steps."
+                f"The multiply-adds of model {run.model.name!r} depend on sizes that are open, so steps of the same "
+                "cost cannot be counted. Build it for a fixed size, or train for as many steps."
             )
 
     def apply(self, run: ProcedureRun) -> None:
         """Train."""
-        first, now = run.state.compactions[0].account["before"]["multiply_adds"], run.count_dense_multiply_adds()
+        first, last = run.state.compactions[0].account, run.state.compactions[-1].account
+        steps = self.steps * first["before"]["multiply_adds"] // last["after"]["multiply_adds"]
         run.renew_optimizer()
-        run.train(run.state.step + self.steps * first // now, None)
+        run.train(run.state.step + steps, None)
