@@ -20,6 +20,7 @@ from tfprune_init.version import __version__
 if TYPE_CHECKING:
     from tfprune_init import datasets, distribute, errors, models, plots, reports, tfmot, training
     from tfprune_init.api import find_masks, prune_at_init, score
+    from tfprune_init.channels import FoundChannels, find_channels, register_importance
     from tfprune_init.compaction import Compaction, compact
     from tfprune_init.errors import PruningError
     from tfprune_init.experiments import (
@@ -57,6 +58,7 @@ __all__ = [
     "Compaction",
     "DynamicPruning",
     "EdgeReport",
+    "FoundChannels",
     "KeepCheckpoints",
     "LayerRobustness",
     "Masks",
@@ -82,6 +84,7 @@ __all__ = [
     "errors",
     "export_tflite",
     "exporter",
+    "find_channels",
     "find_masks",
     "find_masks_from_training",
     "freeze",
@@ -95,6 +98,7 @@ __all__ = [
     "register_allocation",
     "register_criterion",
     "register_granularity",
+    "register_importance",
     "register_method",
     "register_training_criterion",
     "reinitialize",
@@ -114,6 +118,7 @@ __all__ = [
 # Where each public name lives. A module is imported when one of its names is first used.
 _HOMES = {
     "api": ("find_masks", "prune_at_init", "score"),
+    "channels": ("FoundChannels", "find_channels", "register_importance"),
     "compaction": ("Compaction", "compact"),
     "errors": ("PruningError",),
     "experiments": ("LayerRobustness", "NoiseTest", "Results", "compare", "measure_layer_robustness", "run_noise_test"),

@@ -59,8 +59,11 @@ class ChannelGroups:
     """Channels as they get their labels, and what has been learned of them.
 
     Args:
-        strict: What becomes of a channel that meets what bears no label, in `couple` and `add_consumer`. If strict, it
-            has to stay, as it cannot be cut out of an array; else only the label is lost there.
+        strict: Whether channels are to be cut out of arrays. A channel that meets what bears no label, in `couple` and
+            `add_consumer`, has to stay then; else only the label is lost there.
+
+    Attributes:
+        strict: As given.
 
     Example:
         >>> from tfprune_init.graph.channel_groups import ChannelGroups
@@ -74,7 +77,7 @@ class ChannelGroups:
     """
 
     def __init__(self, strict: bool = False) -> None:
-        self._strict = strict
+        self.strict = strict
         self._parents: list[int] = []
         self._units: dict[tuple[str, int], np.ndarray] = {}
         self._others: dict[str, np.ndarray] = {}
@@ -162,7 +165,7 @@ class ChannelGroups:
 
     def couple(self, one: np.ndarray, other: np.ndarray, where: str = "") -> None:
         """Let channels at the same place of two arrays go together; `where` names the layer, for reasons."""
-        if self._strict:
+        if self.strict:
             self.pin(one[other == NO_LABEL], f"meets in {where} what cannot go")
             self.pin(other[one == NO_LABEL], f"meets in {where} what cannot go")
         both = (one != NO_LABEL) & (other != NO_LABEL)
@@ -170,12 +173,35 @@ class ChannelGroups:
             first, second = sorted((self._find_root(a), self._find_root(b)))
             self._parents[second] = first
 
+    def couple_places(self, labels: np.ndarray, where: str) -> np.ndarray:
+        """Let channels at the same place of all groups of a convolution go together.
+
+        Args:
+            labels: The channels, of shape [groups, places].
+            where: The layer, for reasons.
+
+        Returns:
+            The label of each place; none where that of a channel is not known, and the others stay.
+        """
+        for other in labels[1:]:
+            self.couple(labels[0], other, where)
+        unknown = (labels == NO_LABEL).any(axis=0)
+        self.pin(labels[:, unknown], f"is in the convolution in groups of {where} beside what cannot go")
+        return np.where(unknown, NO_LABEL, labels[0])
+
     def pin(self, labels: np.ndarray, reason: str) -> bool:
         """Let channels stay, with all that go together with them; return whether that is news of any."""
         distinct = np.unique(squeeze_broadcast([labels])[0]).tolist()
         fresh = [label for label in distinct if label != NO_LABEL and label not in self._pinned]
         self._pinned.update(dict.fromkeys(fresh, reason))
         return bool(fresh)
+
+    def find_missing(self, labels: np.ndarray, among: np.ndarray) -> np.ndarray:
+        """Return the labels whose group is not among those of others."""
+        own, others = (np.unique(squeeze_broadcast([one])[0]).tolist() for one in (labels, among))
+        there = {self._find_root(label) for label in others if label != NO_LABEL}
+        missing = [one for one in own if one != NO_LABEL and self._find_root(one) not in there]
+        return np.array(missing, np.int64)
 
     def get_consumed(self, path: str) -> dict[int, np.ndarray]:
         """Return the axes of a variable that are indexed by channels, with the label at each index."""

@@ -120,15 +120,26 @@ class CostModel:
                 its places.
             graph: Which weights belong to which unit.
         """
-        gone = np.zeros(graph.removable.size + 1, bool)
+        gone = np.zeros(graph.removable.size + 1, bool)  # the last is for what is no unit
         for path, mask in masks.items():
             for axis, labels in graph.entries.get(path, ()):
                 gone[labels[~any_along(mask, axis)]] = True
-        gone[~np.append(graph.removable, False)] = False  # the last is for what is no unit
+        return self.count_without_groups(gone[:-1] & graph.removable, graph)
+
+    def count_without_groups(self, removed: np.ndarray, graph: DependencyGraph) -> ModelCost:
+        """Count what is left once groups of units are cut out, as `count_without_units` does for masks.
+
+        It looks at no weights, so it is quick on large networks too.
+
+        Args:
+            removed: Whether each group is removed, as for `DependencyGraph.masks`.
+            graph: Which weights belong to which unit.
+        """
+        stays = np.append(~removed, True)  # the last, so that -1, no unit, stays
         shapes = {path: list(self._variables[path].shape) for path in (*graph.entries, *graph.followers)}
         for path, axes in (*graph.entries.items(), *graph.followers.items()):
             for axis, labels in axes:
-                shapes[path][axis] = int(np.count_nonzero(~gone[labels]))
+                shapes[path][axis] = int(np.count_nonzero(stays[labels]))
         return self.count({path: tuple(shape) for path, shape in shapes.items()})
 
     def _count(self, size_of: Callable[[str], int | None]) -> ModelCost:

@@ -16,11 +16,13 @@ from tfprune_init.errors import ModelError, OptionError
 from tfprune_init.graph.channel_groups import (
     NO_LABEL,
     ChannelGroups,
+    labels_along,
     make_unlabelled,
     spread_labels,
     squeeze_broadcast,
 )
-from tfprune_init.graph.layer_rules import LabelContext, find_rule
+from tfprune_init.graph.layer_rules import LabelContext, LayerRule, find_channel_rule, find_rule
+from tfprune_init.graph.layer_rules.contexts import find_channel_axis
 from tfprune_init.graph.trace import LayerCall, trace_calls
 from tfprune_init.graph.variables import ModelVariable, find_prunable_variables, list_variables
 
@@ -101,7 +103,7 @@ class DependencyGraph:
         return masks
 
 
-def build_dependency_graph(model: Model, example: Any = None) -> DependencyGraph:
+def build_dependency_graph(model: Model, example: Any = None, *, strict: bool = False) -> DependencyGraph:
     """Find which weights belong to which unit of a network.
 
     A unit is a filter of a convolution, a neuron of a Dense layer, a unit of an LSTM or GRU, or a head of attention.
@@ -126,6 +128,8 @@ def build_dependency_graph(model: Model, example: Any = None) -> DependencyGraph
         model: A built model, Keras 3 or tf_keras.
         example: One batch of inputs, best a small one: what every layer gives is held at once. Made up for
             Sequential and functional models.
+        strict: Whether only what `compact` can cut out of the network may be removed: no unit that enters what ends the
+            trail, and units at the same place of all groups of a grouped convolution together.
 
     Returns:
         The graph; the same for the same model.
@@ -161,10 +165,10 @@ def build_dependency_graph(model: Model, example: Any = None) -> DependencyGraph
             f"of strings, {', '.join(map(repr, find_string_inputs(model)))}. Pass data, or example=..., one small "
             "batch; or use tpi.cut_string_inputs(model), which shares its weights."
         )
-    calls, outputs = trace_calls(model, example, _find_inputs)
+    calls, outputs = trace_calls(model, example, _find_inputs_to_cut if strict else _find_inputs)
     variables = {target.path: target for target in list_variables(model)}
     skipped = {one.path: one.reason for one in find_prunable_variables(model).skipped}
-    groups = ChannelGroups()
+    groups = ChannelGroups(strict=strict)
     _follow(groups, calls, outputs, {id(target.variable): target for target in variables.values()})
     for path, labels in groups.units.items():
         if path in skipped:
@@ -197,6 +201,10 @@ def _find_inputs(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return rule.find_inputs(layer, args, kwargs) if rule is not None and rule.follows_units else None
 
 
+def _find_inputs_to_cut(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+    return None if isinstance(find_channel_rule(layer), str) else _find_inputs(layer, args, kwargs)
+
+
 def _follow(
     groups: ChannelGroups, calls: list[LayerCall], outputs: list[tf.Tensor], targets: Mapping[int, ModelVariable]
 ) -> None:
@@ -210,9 +218,12 @@ def _follow(
 
     for time, call in enumerate(calls):
         inputs = tuple(labels_of(tensor) for tensor in call.inputs)
-        if call.layer.variables and (not call.outputs or any((one == NO_LABEL).any() for one in inputs)):
+        has_weights = bool(getattr(call.layer, "variables", ()))  # operations of Keras 3 have none
+        if has_weights and (not call.outputs or any((one == NO_LABEL).any() for one in inputs)):
             last_unknown = time
         if not call.outputs:
+            for labels in inputs if groups.strict else ():
+                groups.pin(labels, f"enters {call.layer.name}, of which it is not known what it does")
             continue
         (output,) = call.outputs
         rule = find_rule(call.layer)
@@ -221,12 +232,23 @@ def _follow(
             ends.pop(id(tensor), None)
         variables = {name: targets[id(one)] for name, one in rule.find_variables(call.layer).items()}
         carried[id(output)] = rule.label(groups, LabelContext(call.layer, inputs, tuple(output.shape[1:]), variables))
+        if groups.strict:
+            _pin_lost(groups, rule, call.layer, inputs, carried[id(output)])
         ends[id(output)] = time
     for output in outputs:
         groups.pin(labels_of(output), "is an output of the model")
     for end, time in ends.items():
-        if time >= last_unknown or any(_as_many(carried[end], output) for output in outputs):
+        if groups.strict or time >= last_unknown or any(_as_many(carried[end], output) for output in outputs):
             groups.pin(carried[end], "may be an output of the model: what takes it is not known")
+
+
+def _pin_lost(
+    groups: ChannelGroups, rule: LayerRule, layer: Layer, inputs: tuple[np.ndarray, ...], output: np.ndarray
+) -> None:
+    """Let channels stay that neither lie along the channel axis of a layer with units, nor go on behind another."""
+    for labels in inputs:
+        passed = labels_along(labels, find_channel_axis(layer, labels.ndim)) if rule.makes_units else output
+        groups.pin(groups.find_missing(labels, passed), f"cannot be followed through {layer.name}")
 
 
 def _as_many(labels: np.ndarray, output: tf.Tensor) -> bool:

@@ -27,7 +27,8 @@ class LayerCall:
 
     Attributes:
         layer: What is called.
-        inputs: The tensors it takes, kept alive so that each is told from the others by its id.
+        inputs: The tensors it takes, kept alive so that each is told from the others by its id; in a run, all that are
+            among the arguments of what is not known.
         outputs: The tensors it gives; none where nothing is known of what the layer does.
         args: Its arguments, symbolic tensors among them; empty in a run.
         kwargs: Its arguments by name; empty in a run.
@@ -105,7 +106,8 @@ def trace_calls(
             what it does takes, None of others. Calls inside of a layer that is known are its own affair.
 
     Returns:
-        The calls in the order in which they ended, those of unknown layers as they began, and the model's outputs.
+        The calls in the order in which they ended, those of unknown layers and of operations as they began, and the
+        model's outputs.
 
     Raises:
         DataError: If the model cannot run on the example.
@@ -118,7 +120,7 @@ def trace_calls(
             return call(*args, **kwargs)
         inputs = find_inputs(layer, args, kwargs)
         if inputs is None:
-            calls.append(LayerCall(layer))
+            calls.append(LayerCall(layer, _find_tensors(args, kwargs)))
             return call(*args, **kwargs)
         within.append(layer)
         try:
@@ -126,8 +128,15 @@ def trace_calls(
         finally:
             within.pop()
         clear = all(isinstance(one, tf.Tensor) and one.shape.is_fully_defined() for one in (*inputs, output))
-        calls.append(LayerCall(layer, tuple(inputs), (output,)) if clear else LayerCall(layer))
+        calls.append(
+            LayerCall(layer, tuple(inputs), (output,)) if clear else LayerCall(layer, _find_tensors(args, kwargs))
+        )
         return output
+
+    def note(operation: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not within:
+            calls.append(LayerCall(operation, _find_tensors(args, kwargs)))
+        return call(*args, **kwargs)
 
     layers = [layer for layer in compat.walk_layers(model) if not compat.is_model(layer)]
     try:
@@ -136,6 +145,7 @@ def trace_calls(
             run_functions_eagerly(),
             compute_in_full_precision(model),
             intercept_calls(layers, around),
+            intercept_calls(_find_operations(model), note),
         ):
             outputs = compat.call_model(model, example, False)
     except Exception as error:
@@ -145,3 +155,15 @@ def trace_calls(
             "Pass example=..., one small batch of what the model is called with."
         ) from error
     return calls, [output for output in tf.nest.flatten(outputs) if isinstance(output, tf.Tensor)]
+
+
+def _find_tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tf.Tensor, ...]:
+    return tuple(leaf for leaf in tf.nest.flatten((args, kwargs)) if isinstance(leaf, tf.Tensor))
+
+
+def _find_operations(model: Model) -> list[Any]:
+    """Return the operations of Keras 3 that are no layers, such as a sum written with +, in the graphs of a model."""
+    graphs = [one for one in (model, *compat.walk_layers(model)) if is_graph(one)]
+    called = {id(node.layer): node.layer for graph in graphs for node in list_node_calls(graph)[0]}
+    layers = {id(layer) for layer in compat.walk_layers(model)}
+    return [operation for place, operation in called.items() if place not in layers]

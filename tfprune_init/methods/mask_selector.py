@@ -81,10 +81,15 @@ class MaskSelector:
             return Goal(self.resolve_density(sparsity))
         if not isinstance(budget, Budget):
             raise OptionError(f"budget= is a tpi.Budget, such as tpi.Budget(weights=5_000). Received: {budget!r}.")
+        if budget.kind in ("units", "latency"):
+            raise OptionError(
+                f"A budget of {budget.kind} is for tpi.find_channels. Here sparsity= with granularity='units' says the "
+                f"share of units to remove. Received: {budget!r}."
+            )
         if sparsity is not None or isinstance(self.allocation, PerLayer):
             other = "sparsity" if sparsity is not None else "allocation"
             raise OptionError(f"budget= says how much stays, so a number in {other}= cannot. Received: both.")
-        limit = Limit(budget, self, lambda: CostModel(model, _take_example(model, data)))
+        limit = Limit(budget, self, lambda: CostModel(model, take_example(model, data)))
         return Goal(Fraction(limit.most, limit.dense), limit)
 
     def resolve_density(self, sparsity: Any) -> Fraction:
@@ -157,7 +162,13 @@ class MaskSelector:
 
 
 def make_selector(
-    model: Model, variables: PrunableVariables, resolved: ResolvedMethod, data: Any, prune_bias: bool
+    model: Model,
+    variables: PrunableVariables,
+    resolved: ResolvedMethod,
+    data: Any,
+    prune_bias: bool,
+    *,
+    strict: bool = False,
 ) -> MaskSelector:
     """Put a method's granularity and allocation to work on a model.
 
@@ -167,6 +178,7 @@ def make_selector(
         resolved: The method.
         data: The caller's data, or None; one example of it shows which units belong together.
         prune_bias: Whether the caller asked for biases.
+        strict: As for `build_dependency_graph`, where whole units are removed.
 
     Raises:
         OptionError: If `prune_bias` has no effect with this granularity, or no unit may be removed.
@@ -178,7 +190,7 @@ def make_selector(
             raise OptionError(
                 "prune_bias has no effect with granularity='units': the bias of a unit goes with it. Leave it out."
             )
-        graph = build_dependency_graph(model, _take_example(model, data))
+        graph = build_dependency_graph(model, take_example(model, data), strict=strict)
         if resolved.method.scorer.of_units:
             scored = {one.path for one in variables.prunable if one.channel_axis is not None}
             graph = graph.pin_all_but(scored, "is not scored: heads and recurrent units have no output channel to gate")
@@ -189,7 +201,7 @@ def make_selector(
     )
 
 
-def _take_example(model: Model, data: Any) -> Any:
+def take_example(model: Model, data: Any) -> Any:
     """Return the inputs of the first batch; None without data."""
     return None if data is None else Batches.of(data, find_replicas(model)).peek().x
 

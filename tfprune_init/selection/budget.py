@@ -1,4 +1,4 @@
-"""How much may stay: exact shares and counts, and budgets in weights, parameters or multiply-adds."""
+"""How much may stay: exact shares and counts, and budgets in weights, parameters, multiply-adds, units or latency."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def parse_sparsity(sparsity: Any) -> Fraction:
 
 @dataclass(frozen=True)
 class Budget:
-    """Limit what may stay of a network, in one of three ways.
+    """Limit what may stay of a network, in one of several ways.
 
     An integer is an absolute limit; a float in (0, 1] is a share of the dense network. What is kept is the largest
     selection in rank order that fits.
@@ -72,9 +72,12 @@ class Budget:
             granularity "units", those of the model that `compact` gives.
         multiply_adds: Multiply-adds of one example: with granularity "units", those of the model that `compact` gives;
             otherwise nonzero weights times the positions at which each is used.
+        units: Groups of channels that stay, of those that may be removed; for `tpi.find_channels`.
+        latency: Share of the dense network's latency in TFLite, a float in (0, 1]; for `tpi.find_channels`.
 
     Raises:
-        OptionError: If not exactly one is given, or one is no positive integer and no float in (0, 1].
+        OptionError: If not exactly one is given, one is no positive integer and no float in (0, 1], or the latency is
+            an integer.
 
     Example:
         >>> import tfprune_init as tpi
@@ -85,29 +88,32 @@ class Budget:
     weights: int | float | None = None
     parameters: int | float | None = None
     multiply_adds: int | float | None = None
+    units: int | float | Fraction | None = None
+    latency: float | None = None
 
     def __post_init__(self) -> None:
         given = [one.name for one in fields(self) if getattr(self, one.name) is not None]
         if len(given) != 1:
             raise OptionError(
-                "A budget limits one of weights, parameters and multiply_adds. "
+                "A budget limits one of weights, parameters, multiply_adds, units and latency. "
                 f"Received: {', '.join(given) or 'none of them'}."
             )
         value = self.limit
         whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1
+        whole = whole and self.latency is None
         share = isinstance(value, (float, np.floating, Fraction)) and 0 < value <= 1
         if not whole and not share:
-            raise OptionError(
-                f"A budget is a positive integer, or a share of the dense network, a float in (0, 1]. "
-                f"Received: {given[0]}={value!r}."
-            )
+            kinds = "a positive integer, or a share of the dense network, a float in (0, 1]"
+            if self.latency is not None:
+                kinds = "a share of the dense network's, a float in (0, 1], as it depends on the machine"
+            raise OptionError(f"A budget is {kinds}. Received: {given[0]}={value!r}.")
 
     def __repr__(self) -> str:
         return f"Budget({self.kind}={self.limit!r})"
 
     @property
     def kind(self) -> str:
-        """What is limited: "weights", "parameters" or "multiply_adds"."""
+        """What is limited: "weights", "parameters", "multiply_adds", "units" or "latency"."""
         return next(one.name for one in fields(self) if getattr(self, one.name) is not None)
 
     @property

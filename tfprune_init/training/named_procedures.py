@@ -98,8 +98,8 @@ def make_events(
             f"Procedure {procedure!r} finds itself how many weights stay, so sparsity= and budget= have no effect. "
             f"Received: sparsity={goal.sparsity}, budget={goal.budget!r}."
         )
-    if goal.sparsity is None and not recipe.decides_sparsity:
+    if goal.sparsity is None and not recipe.decides_sparsity and not (recipe.cuts_channels and goal.budget):
         raise OptionError(
             f"Procedure {procedure!r} prunes to a sparsity. Received: sparsity=None, budget={goal.budget!r}."
         )
-    return flatten(recipe.make_events(RunPlan(goal.density, steps, steps_per_epoch), options))
+    return flatten(recipe.make_events(RunPlan(goal.density, steps, steps_per_epoch, goal.budget), options))

@@ -24,6 +24,7 @@ from tfprune_init.masking.attachment import attach
 from tfprune_init.masks import Masks
 from tfprune_init.options import OPTIONS
 from tfprune_init.selection import Budget
+from tfprune_init.training.compacted_runs import cut_again
 from tfprune_init.training.cost import count_multiply_adds
 from tfprune_init.training.dropout_rates import DropoutRates
 from tfprune_init.training.events import Event, outline_run
@@ -138,15 +139,8 @@ class ProcedureRun:
     """
 
     def __init__(
-        self,
-        model: Model,
-        data: ExperimentData,
-        feed: Feed,
-        seed: int,
-        goal: RunGoal,
-        on_collapse: str = "raise",
+        self, model: Model, data: ExperimentData, feed: Feed, seed: int, goal: RunGoal, on_collapse: str = "raise"
     ):
-        self.model = model
         self.data = data
         self.seed = seed
         self.goal = goal
@@ -158,6 +152,11 @@ class ProcedureRun:
         self.progress = RunProgress()
         self._counted = 0
         self._dense_gradients = False
+        self.replace_model(model)
+
+    def replace_model(self, model: Model) -> None:
+        """Go on with another built, compiled model and its optimizer; the state has to be made to fit it."""
+        self.model = model
         self._costs = CostModel(model) if compat.is_symbolic(model) else None
         self._variables = find_layer_variables(model)
         model.optimizer.build(model.trainable_variables)  # as Keras does at the first step
@@ -171,6 +170,7 @@ class ProcedureRun:
         saved = None if folder is None else load_state(folder, settings)
         if saved is not None:
             self.state, values = saved
+            cut_again(self)
             self.state.follow_names(self.model)
             if self.state.masks is not None:
                 attach(self.model, self.state.masks)
@@ -199,9 +199,8 @@ class ProcedureRun:
         """
         state = self.state
         report = None if state.masks is None else report_masks(self, name, options)
-        return RunResult(
-            self.model, state.masks, state.cost, state.history, state.epochs, report, self.list_snapshots()
-        )
+        found = (self.model, state.masks, state.cost, state.history, state.epochs, report, self.list_snapshots())
+        return RunResult(*found, [one.account for one in state.compactions])
 
     def read_model(self) -> list[np.ndarray]:
         """Return the values of all variables of the model."""
@@ -281,7 +280,7 @@ class ProcedureRun:
 
     def evaluate(self, name: str) -> None:
         """Evaluate on the test data, and note it in the history."""
-        self.state.note(name, self.measure(), 1.0 if self.state.masks is None else self.state.masks.density)
+        self.state.note(name, self.measure(), self.state.density)
 
     def measure(self) -> dict[str, float]:
         """Return what `model.evaluate` gives on the test data, by name."""

@@ -12,6 +12,7 @@ from tfprune_init.checks import suggest
 from tfprune_init.errors import OptionError
 from tfprune_init.methods.method import METHODS
 from tfprune_init.registry import Registry
+from tfprune_init.selection import Budget
 
 if TYPE_CHECKING:
     from tfprune_init.training.events import Event
@@ -25,11 +26,13 @@ class RunPlan:
         density: Share of the prunable weights that stays in the end, in (0, 1].
         steps: Gradient steps of a whole training.
         steps_per_epoch: Gradient steps of one walk through the data.
+        budget: What may stay in place of a density, for recipes that take one.
     """
 
     density: Fraction
     steps: int
     steps_per_epoch: int
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,15 @@ class Recipe:
         decides_sparsity: Whether it finds itself how many weights stay. It takes no sparsity then; the `density` of its
             plan is 1.
         trains_weights: Whether weights that stay are trained. A supermask leaves them as they were drawn.
+        cuts_channels: Whether it makes the network smaller, so that no masks are left in the end. Its sparsity is the
+            share of the channel groups that goes, and it takes a budget in place of that.
     """
 
     name: str
     make: Callable[..., list[Event]]
     decides_sparsity: bool = False
     trains_weights: bool = True
+    cuts_channels: bool = False
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -108,7 +114,7 @@ Make = Callable[..., "list[Event]"]
 
 
 def register_recipe(
-    name: str, *, decides_sparsity: bool = False, trains_weights: bool = True
+    name: str, *, decides_sparsity: bool = False, trains_weights: bool = True, cuts_channels: bool = False
 ) -> Callable[[Make], Make]:
     """Register a function of a `RunPlan` that returns a list of events. A decorator.
 
@@ -119,13 +125,14 @@ def register_recipe(
         name: Name of the procedure.
         decides_sparsity: As in `Recipe`.
         trains_weights: As in `Recipe`.
+        cuts_channels: As in `Recipe`.
 
     Raises:
         OptionError: If the name is taken.
     """
 
     def register(make: Make) -> Make:
-        RECIPES.register(name, Recipe(name, make, decides_sparsity, trains_weights))
+        RECIPES.register(name, Recipe(name, make, decides_sparsity, trains_weights, cuts_channels))
         return make
 
     return register

@@ -24,14 +24,15 @@ class RunResult:
     """What a run gives.
 
     Attributes:
-        model: The trained model, with its masks attached.
-        masks: The masks; None if nothing was pruned.
+        model: The trained model, with its masks attached; the smaller one after a `Compact`.
+        masks: The masks; None if nothing was pruned, or all that was is cut out of the model.
         cost: What the run has cost.
         history: What was measured on the test data, in order: dicts with "event", "place" (how many events were done
             before), "step", "density", and the numbers of `model.evaluate`. The last is of the end.
         epochs: What `fit` logged on the training data, or the loss while masks were learned, epoch by epoch.
         report: What the masks leave of the network; None if nothing was pruned. Its steps are those of the last search.
         snapshots: For each `Snapshot` the variables of the model by path, as `tpi.copy_variables` gives them.
+        compactions: For each `Compact` what `Compaction.to_dict` gives: channels and costs before and after.
     """
 
     model: Model
@@ -41,6 +42,7 @@ class RunResult:
     epochs: list[dict[str, float]] = field(default_factory=list)
     report: PruningReport | None = None
     snapshots: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    compactions: list[dict[str, Any]] = field(default_factory=list)
 
     def find_best_steps(self) -> list[dict[str, Any]]:
         """Return the records of the history at the smallest loss of each training that was watched.
@@ -57,6 +59,7 @@ class RunResult:
             "cost": asdict(self.cost),
             "history": self.history,
             "epochs": self.epochs,
+            "compactions": self.compactions,
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -18,10 +18,34 @@ from tfprune_init.records import parse_json
 from tfprune_init.training.cost import TrainingCost
 
 _ARRAYS, _MASKS, _STATE = "arrays.npz", "masks.npz", "state.json"
+_COMPACTED = "compacted_{}.npz"
 
 _FORMAT = "tfprune_init run state"
 
 Snapshots = dict[str, tuple[int, list[np.ndarray]]]
+
+
+@dataclass(frozen=True, eq=False)
+class CompactedModel:
+    """A model out of which channels were cut: all that is needed to cut them again.
+
+    Attributes:
+        paths: Paths of its variables, in their order.
+        masks: The masks by which it was compacted.
+        values: Values of its variables.
+        account: What `Compaction.to_dict` gave.
+    """
+
+    paths: list[str]
+    masks: Masks
+    values: list[np.ndarray]
+    account: dict[str, Any]
+
+
+class _Compaction(TypedDict):
+    paths: list[str]
+    count: int
+    account: dict[str, Any]
 
 
 class _Record(TypedDict):
@@ -37,6 +61,8 @@ class _Record(TypedDict):
     snapshots: dict[str, int]
     counts: list[int]
     paths: list[str]
+    share: float
+    compactions: list[_Compaction]
 
 
 @dataclass
@@ -54,6 +80,8 @@ class RunState:
         search: What `PruningReport.to_dict` gave of the last search for masks.
         seconds: Wall time of "training" and of "pruning".
         paths: Paths of the model's variables in their order, which the masks go by.
+        share: Share of the weights that masks are about that was not cut out of the model.
+        compactions: The models out of which channels were cut to get to the present one.
     """
 
     done: int = 0
@@ -66,6 +94,13 @@ class RunState:
     search: dict[str, Any] | None = None
     seconds: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "pruning": 0.0})
     paths: list[str] = field(default_factory=list)
+    share: float = 1.0
+    compactions: list[CompactedModel] = field(default_factory=list)
+
+    @property
+    def density(self) -> float:
+        """Share of the weights that masks are about that stays."""
+        return self.share * (1.0 if self.masks is None else self.masks.density)
 
     def note(self, name: str, numbers: Mapping[str, float], density: float) -> None:
         """Note in the history what was measured of a network with that share of its weights."""
@@ -102,6 +137,8 @@ def save_state(folder: Path, state: RunState, model: Sequence[np.ndarray], setti
     arrays = {f"model_{i}": value for i, value in enumerate(model)}
     for place, (_, values) in enumerate(state.snapshots.values()):
         arrays |= {f"snapshot_{place}_{i}": value for i, value in enumerate(values)}
+    for place, one in enumerate(state.compactions):
+        arrays |= {f"compacted_{place}_{i}": value for i, value in enumerate(one.values)}
     record = {
         "format": _FORMAT,
         "settings": settings,
@@ -115,12 +152,18 @@ def save_state(folder: Path, state: RunState, model: Sequence[np.ndarray], setti
         "snapshots": {name: step for name, (step, _) in state.snapshots.items()},
         "counts": [len(values) for _, values in state.snapshots.values()],
         "paths": state.paths,
+        "share": state.share,
+        "compactions": [
+            {"paths": one.paths, "count": len(one.values), "account": one.account} for one in state.compactions
+        ],
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder, replace=True) as part:
         np.savez(part / _ARRAYS, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes them for its own options
         if state.masks is not None:
             state.masks.save(part / _MASKS)
+        for place, one in enumerate(state.compactions):
+            one.masks.save(part / _COMPACTED.format(place))
         write_json(part / _STATE, record)
 
 
@@ -141,6 +184,15 @@ def load_state(folder: Path, settings: str) -> tuple[RunState, list[np.ndarray]]
         for place, (name, step) in enumerate(record["snapshots"].items()):
             values = [arrays[f"snapshot_{place}_{i}"] for i in range(record["counts"][place])]
             snapshots[name] = (step, values)
+        compactions = [
+            CompactedModel(
+                one["paths"],
+                Masks.load(folder / _COMPACTED.format(place)),
+                [arrays[f"compacted_{place}_{i}"] for i in range(one["count"])],
+                one["account"],
+            )
+            for place, one in enumerate(record["compactions"])
+        ]
         cost = TrainingCost(**record["cost"])
     except (ValueError, KeyError, IndexError, TypeError, OSError) as error:
         raise OptionError(f"The run in {folder} is damaged: {error}. Remove the folder to begin anew.") from error
@@ -149,5 +201,6 @@ def load_state(folder: Path, settings: str) -> tuple[RunState, list[np.ndarray]]
             f"The folder {folder} holds another run: other events, data, model, seed or sparsity. Use another folder. "
             f"Received: {settings[:12]}; there: {record['settings'][:12]}."
         )
-    plain = {name: record[name] for name in ("done", "step", "history", "epochs", "search", "seconds", "paths")}
-    return RunState(masks=masks, snapshots=snapshots, cost=cost, **plain), model
+    names = ("done", "step", "history", "epochs", "search", "seconds", "paths", "share")
+    plain = {name: record[name] for name in names}
+    return RunState(masks=masks, snapshots=snapshots, cost=cost, compactions=compactions, **plain), model

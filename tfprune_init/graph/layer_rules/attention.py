@@ -70,6 +70,8 @@ class Attention(LayerRule):
         if len(output.shape) != 3:
             return make_unlabelled(use.shape)
         units = groups.make_units(output.path, 2, output.shape[2])
+        if groups.strict:  # the layer makes its output as wide as the query, so they are cut together
+            groups.couple(units, labels_along(use.inputs[0], use.inputs[0].ndim - 1), use.layer.name)
         groups.add_silencing(output.path, 2, units)
         if f"{_OUTPUT}/bias" in use.variables:
             groups.add_silencing(use.variables[f"{_OUTPUT}/bias"].path, 0, units)

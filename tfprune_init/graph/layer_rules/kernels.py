@@ -71,11 +71,15 @@ class UnitKernel(_WithKernel):
             taken, name = _label_by_depth(groups, use.variables["depthwise_kernel"], taken), "pointwise_kernel"
         kernel = use.variables[name]
         rows, columns = _find_unit_axes(use.layer, name, kernel)
+        labels = groups.make_units(kernel.path, columns, kernel.shape[columns])
         if kernel.shape[rows] == len(taken):
             groups.add_consumer(kernel.path, rows, taken, use.layer.name)
+        elif groups.strict:
+            by_group = taken.reshape(-1, kernel.shape[rows])
+            groups.add_consumer(kernel.path, rows, groups.couple_places(by_group, use.layer.name), use.layer.name)
+            groups.couple_places(labels.reshape(len(by_group), -1), use.layer.name)
         else:
             groups.add_cells(kernel.path, _label_cells(taken, kernel.shape, rows, columns))
-        labels = groups.make_units(kernel.path, columns, kernel.shape[columns])
         if (labels != NO_LABEL).all():
             groups.add_silencing(kernel.path, columns, labels)
         return _label_output(groups, use, labels)

@@ -1,5 +1,6 @@
 """The events that procedures are made of, a family a file."""
 
+from tfprune_init.training.events.channels import Compact, FindChannels, StartOver, TrainAtCost
 from tfprune_init.training.events.dropout import RescaleDropout
 from tfprune_init.training.events.event import Event, Repeat, RunOutline, flatten, outline_run
 from tfprune_init.training.events.prune import Prune, PruneByThreshold, ShuffleMasks
@@ -9,8 +10,10 @@ from tfprune_init.training.events.train_and_prune import TrainAndPrune, TrainDyn
 from tfprune_init.training.events.weights import Reinitialize, Rewind, Snapshot
 
 __all__ = [
+    "Compact",
     "Evaluate",
     "Event",
+    "FindChannels",
     "LearnBernoulliMasks",
     "LearnTopScores",
     "Prune",
@@ -23,8 +26,10 @@ __all__ = [
     "RunOutline",
     "ShuffleMasks",
     "Snapshot",
+    "StartOver",
     "Train",
     "TrainAndPrune",
+    "TrainAtCost",
     "TrainDynamically",
     "flatten",
     "outline_run",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tfprune_init.errors import ModelError, OptionError
 from tfprune_init.training.dropout_rates import DropoutRates
-from tfprune_init.training.events.event import Event
+from tfprune_init.training.events.event import Event, RunOutline
 from tfprune_init.training.events.names import list_names
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ class RescaleDropout(Event):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "exclude", list_names(self.exclude))
+
+    def outline(self, outline: RunOutline) -> None:
+        """Say that they follow, where the model has any."""
+        outline.rescales_dropout = True
 
     def apply(self, run: ProcedureRun) -> None:
         """Let them follow, beginning with the masks of now."""

@@ -23,6 +23,8 @@ class RunOutline:
         learning_steps: Gradient steps that learned masks, and no weights, to get there.
         snapshots: Step of each snapshot, by name.
         is_pruned: Whether there are masks.
+        is_compacted: Whether channels were cut out of the network.
+        rescales_dropout: Whether rates of Dropout follow the masks.
     """
 
     step: int = 0
@@ -30,6 +32,8 @@ class RunOutline:
     learning_steps: int = 0
     snapshots: dict[str, int] = field(default_factory=dict)
     is_pruned: bool = False
+    is_compacted: bool = False
+    rescales_dropout: bool = False
 
     @property
     def gradient_steps(self) -> int:
