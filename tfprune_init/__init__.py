@@ -20,6 +20,7 @@ from tfprune_init.version import __version__
 if TYPE_CHECKING:
     from tfprune_init import datasets, distribute, errors, models, plots, reports, tfmot, training
     from tfprune_init.api import find_masks, prune_at_init, score
+    from tfprune_init.channels.reconstruction import ChannelReconstruction, reconstruct_channels
     from tfprune_init.compaction import Compaction, compact
     from tfprune_init.errors import PruningError
     from tfprune_init.experiments import (
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Budget",
+    "ChannelReconstruction",
     "Compaction",
     "DynamicPruning",
     "EdgeReport",
@@ -92,6 +94,7 @@ __all__ = [
     "models",
     "plots",
     "prune_at_init",
+    "reconstruct_channels",
     "register_allocation",
     "register_criterion",
     "register_granularity",
@@ -114,6 +117,7 @@ __all__ = [
 # Where each public name lives. A module is imported when one of its names is first used.
 _HOMES = {
     "api": ("find_masks", "prune_at_init", "score"),
+    "channels.reconstruction": ("ChannelReconstruction", "reconstruct_channels"),
     "compaction": ("Compaction", "compact"),
     "errors": ("PruningError",),
     "experiments": ("LayerRobustness", "NoiseTest", "Results", "compare", "measure_layer_robustness", "run_noise_test"),
