@@ -20,6 +20,7 @@ from tfprune_init.version import __version__
 if TYPE_CHECKING:
     from tfprune_init import datasets, distribute, errors, models, plots, reports, tfmot, training
     from tfprune_init.api import find_masks, prune_at_init, score
+    from tfprune_init.channels.published_widths import find_published_widths
     from tfprune_init.channels.reconstruction import ChannelReconstruction, reconstruct_channels
     from tfprune_init.compaction import Compaction, compact
     from tfprune_init.errors import PruningError
@@ -86,6 +87,7 @@ __all__ = [
     "exporter",
     "find_masks",
     "find_masks_from_training",
+    "find_published_widths",
     "freeze",
     "layers",
     "list_methods",
@@ -117,6 +119,7 @@ __all__ = [
 # Where each public name lives. A module is imported when one of its names is first used.
 _HOMES = {
     "api": ("find_masks", "prune_at_init", "score"),
+    "channels.published_widths": ("find_published_widths",),
     "channels.reconstruction": ("ChannelReconstruction", "reconstruct_channels"),
     "compaction": ("Compaction", "compact"),
     "errors": ("PruningError",),

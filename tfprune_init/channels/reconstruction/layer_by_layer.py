@@ -1,4 +1,4 @@
-"""`reconstruct_channels`: channels removed layer by layer from the inputs on, each time with the next layer refitted."""
+"""`reconstruct_channels`: layers lose channels one after the other, each time with the next one refitted."""
 
 from __future__ import annotations
 
