@@ -83,7 +83,7 @@ def reconstruct_channels(
         OptionError: If an option is unknown, out of range or without effect, or no channel would go.
         ModelError: If the model is not built, or a layer does not compute with its kernel alone.
         DataError: If data is missing or too little for the unknowns of least squares, or the model cannot run on it.
-        ScoreError: If what a layer gets holds NaN or Inf, or all that it gives is 0.
+        ScoreError: If what a layer gets holds NaN, Inf or numbers too large to square, or all that it gives is 0.
         EnforcementError: If the model carries masks, or weights are frozen.
         MissingDependencyError: If "lasso" lacks scikit-learn.
 

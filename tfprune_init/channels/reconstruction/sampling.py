@@ -19,6 +19,7 @@ from tfprune_init.graph.variables import ModelVariable, list_variables
 
 # How far the sum of all columns may be from what the layer gives, as a share of its largest output.
 _TOLERANCE = 1e-9
+_TOO_LARGE = 1e100
 # At most so many examples are compared.
 _COMPARED = 2
 
@@ -110,16 +111,16 @@ class LayerSampler:
 
         Raises:
             ModelError: If a layer does not compute with its kernel alone.
-            ScoreError: If what a layer gets holds NaN or Inf.
+            ScoreError: If what a layer gets holds NaN, Inf or numbers too large to square.
             DataError: If the model cannot run on the data.
         """
         parts: dict[str, list[Sample]] = {target.path: [] for target in takers}
         for batch in self._batches:
             for target, x in self._run(batch.x, takers):
-                if not np.isfinite(x).all():
+                if not (np.abs(x) < _TOO_LARGE).all():
                     raise ScoreError(
-                        f"What enters the layer of {target.path} holds NaN or Inf, on batch {batch.number} of the "
-                        "data. Check the weights of the layers before it."
+                        f"What enters the layer of {target.path} holds NaN, Inf or numbers too large to square, on "
+                        f"batch {batch.number} of the data. Check the weights of the layers before it."
                     )
                 if not parts[target.path]:
                     check_columns(target, x[:_COMPARED])

@@ -106,7 +106,7 @@ class Window:
 
 
 def to_channels_last(x: Any, layer: Layer) -> np.ndarray:
-    """Return the input of a layer with its channels along the last axis."""
-    array = np.asarray(x)
+    """Return the input of a layer, or what it gives, as float64 with its channels along the last axis."""
+    array = np.asarray(x, np.float64)
     first = getattr(layer, "data_format", None) == "channels_first" and array.ndim > 2
     return np.moveaxis(array, 1, -1) if first else array
