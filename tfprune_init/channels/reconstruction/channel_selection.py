@@ -1,7 +1,7 @@
 """Which channels stay: pure functions of the columns X, one a channel, that add up to what the next layer gives, y.
 
 Row by row, X[i, c] is what channel c contributes to one output of the next layer, and y[i] is that output without its
-bias. Sums over rows go one row after the other, so that equal columns get equal numbers and ties go to the lower index.
+bias. Columns that are equal get equal numbers, those of the first of them, so that ties go to the lower index.
 """
 
 from __future__ import annotations
@@ -70,13 +70,15 @@ def remove_by_sum(X: np.ndarray, keep: int) -> np.ndarray:
     """
     _check_keep(keep, X.shape[1])
     X = X.astype(np.float64)
+    twins = _find_first_equals(X)
+    gram = (X.T @ X)[np.ix_(twins, twins)]
     # |s + x|^2 = |s|^2 + 2 s'x + |x|^2, in which |s|^2 is the same for all.
-    squares, products = (X * X).sum(axis=0), np.zeros(X.shape[1])
+    squares, products = np.diag(gram), np.zeros(X.shape[1])
     left = np.ones(X.shape[1], bool)
     for _ in range(X.shape[1] - keep):
         removed = int(np.argmin(np.where(left, squares + 2 * products, np.inf)))
         left[removed] = False
-        products += (X * X[:, [removed]]).sum(axis=0)
+        products += gram[removed]
     return np.flatnonzero(left)
 
 
@@ -107,11 +109,12 @@ def add_by_residual(X: np.ndarray, y: np.ndarray, keep: int) -> np.ndarray:
     """
     _check_keep(keep, X.shape[1])
     X, residual = X.astype(np.float64), y.astype(np.float64)
-    squares = (X * X).sum(axis=0)
+    twins = _find_first_equals(X)
+    squares = np.einsum("rc,rc->c", X, X)[twins]
     left = np.ones(X.shape[1], bool)
     basis = np.zeros((keep, X.shape[0]))
     for step in range(keep):
-        products = (X * residual[:, None]).sum(axis=0)
+        products = (residual @ X)[twins]
         gains = np.divide(products**2, squares, out=np.zeros_like(squares), where=squares > 0)
         added = int(np.argmax(np.where(left, gains, -1.0)))
         left[added] = False
@@ -180,6 +183,12 @@ def keep_by_lasso(X: np.ndarray, y: np.ndarray, keep: int) -> np.ndarray:
     filling = np.flatnonzero(~chosen)[: keep - np.count_nonzero(chosen)]
     chosen[filling] = True
     return np.flatnonzero(chosen)
+
+
+def _find_first_equals(X: np.ndarray) -> np.ndarray:
+    """Return for each column the first one that equals it: a sum of a product may differ in its last bit by place."""
+    places: dict[bytes, int] = {}
+    return np.array([places.setdefault((X[:, c] + 0.0).tobytes(), c) for c in range(X.shape[1])])
 
 
 def _check_keep(keep: int, channels: int) -> None:

@@ -47,14 +47,14 @@ class NextLayer:
     def columns(self) -> tuple[np.ndarray, np.ndarray]:
         """Columns X, of shape [rows, units], and y, at the places and filters that were drawn."""
         X = self.sample.compute_columns(self.kernel, self.unit_at_row, self.units)
-        return X, np.take_along_axis(self.target, self.sample.filters, axis=1).ravel()
+        drawn = self.sample.filters
+        return X, (self.target if drawn is None else np.take_along_axis(self.target, drawn, axis=1)).ravel()
 
     @cached_property
     def columns_of_all_filters(self) -> tuple[np.ndarray, np.ndarray]:
         """The same for all filters, at fewer places."""
-        filters = self.target.shape[1]
-        count = min(_PLACES_OF_LASSO, max(1, _ROWS_OF_LASSO // filters))
-        fewer, places = self.sample.thin_out(count, filters, np.random.default_rng(self.seed))
+        count = min(_PLACES_OF_LASSO, max(1, _ROWS_OF_LASSO // self.target.shape[1]))
+        fewer, places = self.sample.thin_out(count, np.random.default_rng(self.seed))
         return fewer.compute_columns(self.kernel, self.unit_at_row, self.units), self.target[places].ravel()
 
     def find_rows(self, kept: np.ndarray) -> np.ndarray:

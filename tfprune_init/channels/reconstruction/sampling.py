@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,11 +30,11 @@ class Sample:
 
     Attributes:
         patches: Of shape [places, size of the window, rows], float64.
-        filters: Filters that were drawn at each place, of shape [places, filters a place].
+        filters: Filters that were drawn at each place, of shape [places, filters a place]; None for all of them.
     """
 
     patches: np.ndarray
-    filters: np.ndarray
+    filters: np.ndarray | None
 
     def compute_columns(self, kernel: np.ndarray, unit_at_row: np.ndarray, units: int) -> np.ndarray:
         """Return what each unit contributes at each place to the filters drawn there.
@@ -47,8 +47,14 @@ class Sample:
         Returns:
             Columns, float64, of shape [places * filters a place, units].
         """
-        drawn = kernel.astype(np.float64)[:, :, self.filters]  # [window, rows, places, filters a place]
-        by_row = np.einsum("pwr,wrpf->pfr", self.patches, drawn).reshape(-1, len(unit_at_row))
+        kernel = kernel.astype(np.float64)
+        if self.filters is None:
+            # For each row [places, window] @ [window, filters].
+            by_row = (self.patches.transpose(2, 0, 1) @ kernel.transpose(1, 0, 2)).transpose(1, 2, 0)
+        else:
+            drawn = kernel[:, :, self.filters]  # [window, rows, places, filters a place]
+            by_row = np.einsum("pwr,wrpf->pfr", self.patches, drawn)
+        by_row = by_row.reshape(-1, len(unit_at_row))
         return _add_up_rows(by_row, unit_at_row, units)
 
     def compute_outputs(self, kernel: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -62,11 +68,10 @@ class Sample:
     def _flatten(self, rows: np.ndarray) -> np.ndarray:
         return self.patches[:, :, rows].reshape(len(self.patches), -1)
 
-    def thin_out(self, count: int, filters: int, rng: np.random.Generator) -> tuple[Sample, np.ndarray]:
+    def thin_out(self, count: int, rng: np.random.Generator) -> tuple[Sample, np.ndarray]:
         """Return the sample at some of its places with all filters there, and which places these are."""
         places = np.sort(rng.permutation(len(self.patches))[:count])
-        every = np.broadcast_to(np.arange(filters), (len(places), filters))
-        return replace(self, patches=self.patches[places], filters=every), places
+        return Sample(self.patches[places], None), places
 
 
 def _add_up_rows(by_row: np.ndarray, unit_at_row: np.ndarray, units: int) -> np.ndarray:
@@ -173,7 +178,7 @@ def check_columns(target: ModelVariable, x: np.ndarray) -> None:
     counts = window.count_places(x.shape[1:-1])
     examples, *places = np.indices((len(x), *counts)).reshape(1 + len(counts), -1)
     index = np.stack(places, axis=1) if places else np.zeros((len(examples), 0), int)
-    sample = Sample(window.gather(x, examples, index), np.zeros((len(examples), 0), int))
+    sample = Sample(window.gather(x, examples, index), None)
     found = sample.compute_outputs(to_matrices(target), np.arange(target.shape[-2]))
     first = getattr(layer, "data_format", None) == "channels_first" and x.ndim > 2
     values = {one.path: np.array(one.tensor) for one in list_variables(layer)}
@@ -193,7 +198,5 @@ def check_columns(target: ModelVariable, x: np.ndarray) -> None:
 def _join(path: str, samples: list[Sample]) -> Sample:
     if not samples:
         raise ModelError(f"The layer of {path} was not called on the data, so what it gets is not known.")
-    return Sample(
-        np.concatenate([one.patches for one in samples]),
-        np.concatenate([one.filters for one in samples]),
-    )
+    filters = [one.filters for one in samples if one.filters is not None]
+    return Sample(np.concatenate([one.patches for one in samples]), np.concatenate(filters))
