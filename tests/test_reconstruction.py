@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import sys
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,6 +20,7 @@ from tiers import rows
 import tfprune_init as tpi
 from tfprune_init.backend.batches import Batches
 from tfprune_init.channels.published_widths import PUBLISHED_WIDTHS
+from tfprune_init.channels.reconstruction import ChannelReconstruction
 from tfprune_init.channels.reconstruction.reconstruction_methods import RECONSTRUCTIONS, REFITS
 from tfprune_init.channels.reconstruction.sampling import LayerSampler, Sample
 from tfprune_init.channels.reconstruction.windows import Window
@@ -33,6 +36,7 @@ from tfprune_init.errors import (
 )
 from tfprune_init.graph.cost import CostModel
 from tfprune_init.graph.variables import list_variables
+from tfprune_init.training import Evaluate, Prune, ReconstructChannels, Train
 
 METHODS = list(RECONSTRUCTIONS)
 # Networks whose units go only together with those of other kernels.
@@ -327,6 +331,61 @@ def test_reasons_say_why_layers_keep_all_channels() -> None:
     whole = NETWORKS["dense_blocks"](keras)
     skipped = tpi.reconstruct_channels(whole, inputs_for(whole, 24), keep=0.5).skipped
     assert skipped["a/kernel"] == "its units are taken by several kernels, b/kernel, c/kernel"
+
+
+# In a procedure.
+
+
+def run_events(folder: Any, events: Any = None, seed: int = 0) -> tpi.training.RunResult:
+    data = images().astype("float32"), np.arange(40) % 3
+
+    def build(seed: int) -> Any:
+        return convolutions(keras, "float32", seed)
+
+    parts = [Train(2), ReconstructChannels("thinet", keep={"a": 3, "b": 2}), Evaluate("pruned"), Train(steps=2)]
+    return tpi.run(
+        parts if events is None else events, build, (data, data), steps=2, seed=seed, folder=folder, verbose=0
+    )
+
+
+def test_an_event_prunes_and_refits_and_is_done_again_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_events(tmp_path / "whole")
+    assert whole.masks is not None
+    assert {path: int(mask.sum()) for path, mask in whole.masks.items() if path.endswith("/bias")} == {
+        "a/bias": 3,
+        "c/bias": 8,
+        "head/bias": 3,
+    }
+    assert whole.cost.training_steps == 4
+    assert whole.cost.scoring_steps == 0
+    now = values(whole.model)
+    assert all(not now[path][~mask].any() for path, mask in whole.masks.items())
+    # Killed within the event, once its weights are written; the folder holds what was before it.
+    with monkeypatch.context() as patched:
+        patched.setattr(ChannelReconstruction, "apply", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_events(tmp_path / "parts")
+    again = run_events(tmp_path / "parts")
+    assert again.masks == whole.masks
+    assert {path: array.tobytes() for path, array in values(again.model).items()} == {
+        path: array.tobytes() for path, array in now.items()
+    }
+
+
+def interrupt(found: ChannelReconstruction, model: Any) -> None:
+    for path, target in found.masks.check(model).items():
+        target.tensor.assign(found.weights.get(path, np.ones(target.shape)))
+    raise KeyboardInterrupt
+
+
+def test_an_event_that_cannot_work_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="before other pruning"):
+        run_events(tmp_path, [Train(2), Prune("magnitude", Fraction(1, 2)), ReconstructChannels()])
+    with pytest.raises(OptionError, match="'nothing', which matches no layer"):
+        run_events(tmp_path, [Train(2), ReconstructChannels(keep={"nothing": 1})])
+    assert not any(tmp_path.iterdir())
 
 
 # Published widths.

@@ -8,33 +8,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfprune_init.backend import compat
-from tfprune_init.backend.batches import Batch, Batches
-from tfprune_init.backend.model_inputs import make_example_input, take_examples
 from tfprune_init.backend.model_state import restore_state
 from tfprune_init.backend.protocols import Model
 from tfprune_init.channels.reconstruction.channel_selection import keep_largest_filters
-from tfprune_init.channels.reconstruction.keep_counts import count_kept_channels
-from tfprune_init.channels.reconstruction.reconstruction_methods import (
-    RECONSTRUCTIONS,
-    REFITS,
-    NextLayer,
-    ReconstructionMethod,
-    Refit,
-)
+from tfprune_init.channels.reconstruction.reconstruction_methods import REFITS, NextLayer
+from tfprune_init.channels.reconstruction.reconstruction_plan import ReconstructionPlan, plan_reconstruction
 from tfprune_init.channels.reconstruction.result import ChannelReconstruction, ReconstructedLayer, compute_digest
-from tfprune_init.channels.reconstruction.sampling import LayerSampler, to_matrices
-from tfprune_init.channels.reconstruction.unit_pairs import UnitPair, find_unit_pairs
-from tfprune_init.checks import check_integer
-from tfprune_init.errors import EnforcementError, ModelError, OptionError, ScoreError
-from tfprune_init.graph import DependencyGraph, build_dependency_graph
+from tfprune_init.channels.reconstruction.sampling import to_matrices
+from tfprune_init.channels.reconstruction.unit_pairs import UnitPair
+from tfprune_init.errors import ScoreError
 from tfprune_init.graph.variables import ModelVariable, list_variables
-from tfprune_init.masking.attachment import check_unfrozen, get_attached_masks
 from tfprune_init.masks import Masks
 from tfprune_init.progress import is_progress_shown, track
-
-_BATCHES = 8
-_PLACES = 10
 
 
 def reconstruct_channels(
@@ -104,53 +89,28 @@ def reconstruct_channels(
         Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017; Luo et al., ThiNet, ICCV 2017 and TPAMI 2019;
         He et al., Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017.
     """
-    compat.check_model(model)
-    chosen = RECONSTRUCTIONS.find(method)
-    refit = chosen.refit if refit is None else refit
-    rewrite = REFITS.find(refit)
-    needs_data = chosen.choose is not None or refit != "none"
-    _check_options(method, refit, data, needs_data, {"batches": batches, "places": places, "seed": seed})
-    _check_carries_nothing(model)
-    examples = (
-        [] if data is None else _take(data, check_integer("batches", _BATCHES if batches is None else batches, 1))
-    )
-    example = _make_example(model, examples)
-    graph = build_dependency_graph(model, example)
-    pairs, skipped = find_unit_pairs(model, graph, example)
-    if needs_data:
-        skipped |= {pair.maker.path: pair.obstacle for pair in pairs if pair.obstacle is not None}
-        pairs = [pair for pair in pairs if pair.obstacle is None]
-    counts, skipped = count_kept_channels(keep, pairs, skipped)
-    seed = check_integer("seed", 0 if seed is None else seed, 0)
-    sampler = LayerSampler(model, examples, check_integer("places", _PLACES if places is None else places, 1), seed)
-    work = _LayerByLayer(model, graph, sampler, chosen, rewrite, seed)
-    order = [pair for pair in pairs if pair.maker.path in counts]
+    plan = plan_reconstruction(model, data, method, keep, refit, batches, places, seed)
+    work = _LayerByLayer(model, plan)
+    shown = is_progress_shown(verbose)
     with restore_state(model):
-        if chosen.from_original:
-            work.remember_outputs(order)
-        shown = is_progress_shown(verbose)
-        layers = [work.prune(pair, counts[pair.maker.path]) for pair in track(order, "reconstruct", shown=shown)]
+        if plan.method.from_original:
+            work.remember_outputs(plan.pairs)
+        layers = [
+            work.prune(pair, plan.counts[pair.maker.path]) for pair in track(plan.pairs, "reconstruct", shown=shown)
+        ]
         masks, weights = work.read_result()
-    return ChannelReconstruction(method, refit, masks, weights, tuple(layers), skipped, work.digests)
+    return ChannelReconstruction(method, plan.refit, masks, weights, tuple(layers), plan.skipped, work.digests)
 
 
 class _LayerByLayer:
     """The network as it becomes smaller."""
 
-    def __init__(
-        self,
-        model: Model,
-        graph: DependencyGraph,
-        sampler: LayerSampler,
-        method: ReconstructionMethod,
-        refit: Refit,
-        seed: int,
-    ):
-        self._graph = graph
-        self._sampler = sampler
-        self._method = method
-        self._refit = refit
-        self._seed = seed
+    def __init__(self, model: Model, plan: ReconstructionPlan):
+        self._graph = graph = plan.graph
+        self._sampler = plan.sampler
+        self._method = plan.method
+        self._refit = REFITS[plan.refit]
+        self._seed = plan.seed
         self._variables = {target.path: target for target in list_variables(model)}
         self._kernels = {path: np.array(self._variables[path].effective) for path in graph.units}
         self._removed = np.zeros(graph.removable.size, bool)
@@ -231,44 +191,3 @@ class _LayerByLayer:
             if not mask.all():
                 tensor = self._variables[path].tensor
                 tensor.assign(tf.where(mask, tensor, tf.zeros((), tensor.dtype)))
-
-
-def _check_options(method: str, refit: str, data: Any, needs_data: bool, given: Mapping[str, Any]) -> None:
-    if data is not None:
-        return
-    if needs_data:
-        raise OptionError(f"method={method!r} with refit={refit!r} looks at data; pass some. Received: data=None.")
-    useless = [f"{name}={value!r}" for name, value in given.items() if value is not None]
-    if useless:
-        raise OptionError(f"Without data {useless[0]} has no effect; leave it out, or pass data. Received: data=None.")
-
-
-def _check_carries_nothing(model: Model) -> None:
-    check_unfrozen(model)
-    carried = get_attached_masks(model)
-    if carried is not None:
-        raise EnforcementError(
-            f"Weights that are fitted anew would not be those that masks hold. Received: model {model.name!r} with "
-            f"{carried!r}. Call tpi.strip(model) first, or tpi.compact(model) for a smaller model."
-        )
-
-
-def _take(data: Any, count: int) -> list[Batch]:
-    """Return the first batches, each once."""
-    walk = Batches.of(data)
-    taken = walk.take(1)
-    while len(taken) < count and walk.peek().number > taken[-1].number:
-        taken += walk.take(1)
-    return taken
-
-
-def _make_example(model: Model, examples: Sequence[Batch]) -> Any:
-    if examples:
-        return take_examples(model, examples[0].x, 2)
-    made = make_example_input(model, np.random.default_rng(0)) if compat.is_symbolic(model) else None
-    if made is None:
-        raise ModelError(
-            "The layers of a subclassed model, or one that takes strings, are found by running it. Received: "
-            f"{type(model).__name__} and data=None; pass data, of which two examples are used."
-        )
-    return made

@@ -59,13 +59,10 @@ class Sample:
 
     def compute_outputs(self, kernel: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return what some rows of a kernel give at each place to all filters, of shape [places, filters]."""
-        return self._flatten(rows) @ kernel.astype(np.float64)[:, rows].reshape(-1, kernel.shape[-1])
+        return self.get_inputs(rows) @ kernel.astype(np.float64)[:, rows].reshape(-1, kernel.shape[-1])
 
     def get_inputs(self, rows: np.ndarray) -> np.ndarray:
         """Return the windows of some rows, of shape [places, size of the window * rows]."""
-        return self._flatten(rows)
-
-    def _flatten(self, rows: np.ndarray) -> np.ndarray:
         return self.patches[:, :, rows].reshape(len(self.patches), -1)
 
     def thin_out(self, count: int, rng: np.random.Generator) -> tuple[Sample, np.ndarray]:
