@@ -55,6 +55,7 @@ def blocks(page: str, language: str) -> list[str]:
         ("docs/layer_robustness.md", nullcontext),
         ("docs/shared_weight.md", nullcontext),
         ("docs/channels.md", nullcontext),
+        ("docs/reconstruction.md", nullcontext),
         pytest.param("docs/experiments.md", nullcontext, marks=pytest.mark.slow),
     ],
     ids=[
@@ -69,6 +70,7 @@ def blocks(page: str, language: str) -> list[str]:
         "layer_robustness",
         "shared_weight",
         "channels",
+        "reconstruction",
         "experiments",
     ],
 )

@@ -36,6 +36,10 @@ PAIRS = (9 * (3 * 64 + 64 * 64), 9 * (64 * 128 + 128 * 128), 9 * (128 * 256 + 25
 CONV_2 = PAIRS[0] + 16 * 16 * 64 * 256 + 256 * 256 + 256 * 10
 CONV_4 = sum(PAIRS[:2]) + 8 * 8 * 128 * 256 + 256 * 256 + 256 * 10
 CONV_6 = sum(PAIRS) + 4 * 4 * 256 * 256 + 256 * 256 + 256 * 10
+VGG16 = 9 * (3 * 64 + 64 * 64 + 64 * 128 + 128 * 128 + 128 * 256 + 2 * 256 * 256 + 256 * 512 + 5 * 512 * 512) + 5120
+VGG16_CHANNELS = 2 * 64 + 2 * 128 + 3 * 256 + 6 * 512
+RESNET56 = 9 * (3 * 16 + 18 * 16 * 16 + 16 * 32 + 17 * 32 * 32 + 32 * 64 + 17 * 64 * 64) + 16 * 32 + 32 * 64 + 640
+RESNET110 = 9 * (3 * 16 + 36 * 16 * 16 + 16 * 32 + 35 * 32 * 32 + 32 * 64 + 35 * 64 * 64) + 16 * 32 + 32 * 64 + 640
 RESNET20 = 9 * (3 * 16 + 6 * 16 * 16 + 16 * 32 + 5 * 32 * 32 + 32 * 64 + 5 * 64 * 64) + 16 * 32 + 32 * 64 + 64 * 10
 RESNET20_CHANNELS = 7 * 16 + 7 * 32 + 7 * 64
 # Per stage: the first block, its shortcut, and the other blocks.
@@ -74,6 +78,7 @@ def shapes(model: keras.Model, suffix: str) -> list[tuple[int, ...]]:
         (models.lenet_300_100, LENET_300_100, 410, 0, 266_200),
         (models.lenet_5, LENET_5, 580, 0, 430_500),
         (models.vgg19, VGG19, 10, VGG19_CHANNELS, 20_024_000),
+        (models.vgg16, VGG16, 10, VGG16_CHANNELS, 14_715_584),
         (models.conv_2, CONV_2, 650, 0, 4_300_992),
         (models.conv_4, CONV_4, 906, 0, 2_425_024),
         (models.conv_6, CONV_6, 1_418, 0, 2_261_184),
@@ -81,6 +86,8 @@ def shapes(model: keras.Model, suffix: str) -> list[tuple[int, ...]]:
         (models.dense_cnn_2, DENSE_CNN_2, 1_070, 0, 513_250),
         (models.resnet20, RESNET20, 10, RESNET20_CHANNELS, 270_896),
         (models.resnet50, RESNET50, 10, RESNET50_CHANNELS, 23_467_712),
+        (models.resnet56, RESNET56, 10, 19 * (16 + 32 + 64), 851_504),
+        (models.resnet110, RESNET110, 10, 37 * (16 + 32 + 64), 1_722_416),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tfprune_init import datasets, distribute, errors, models, plots, reports, tfmot, training
     from tfprune_init.api import find_masks, prune_at_init, score
     from tfprune_init.channels import FoundChannels, find_channels, register_importance
+    from tfprune_init.channels.published_widths import find_published_widths
+    from tfprune_init.channels.reconstruction import ChannelReconstruction, reconstruct_channels
     from tfprune_init.compaction import Compaction, compact
     from tfprune_init.errors import PruningError
     from tfprune_init.experiments import (
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Budget",
+    "ChannelReconstruction",
     "Compaction",
     "DynamicPruning",
     "EdgeReport",
@@ -87,6 +90,7 @@ __all__ = [
     "find_channels",
     "find_masks",
     "find_masks_from_training",
+    "find_published_widths",
     "freeze",
     "layers",
     "list_methods",
@@ -95,6 +99,7 @@ __all__ = [
     "models",
     "plots",
     "prune_at_init",
+    "reconstruct_channels",
     "register_allocation",
     "register_criterion",
     "register_granularity",
@@ -119,6 +124,8 @@ __all__ = [
 _HOMES = {
     "api": ("find_masks", "prune_at_init", "score"),
     "channels": ("FoundChannels", "find_channels", "register_importance"),
+    "channels.published_widths": ("find_published_widths",),
+    "channels.reconstruction": ("ChannelReconstruction", "reconstruct_channels"),
     "compaction": ("Compaction", "compact"),
     "errors": ("PruningError",),
     "experiments": ("LayerRobustness", "NoiseTest", "Results", "compare", "measure_layer_robustness", "run_noise_test"),

@@ -3,6 +3,7 @@
 An importance judges channels (`importances/`, one file each), a reduction makes one number of all channels that stand
 or fall together (`reductions`), a ranking puts these groups in one order (`ranking`), and `budget_search` keeps the
 longest beginning of that order whose cost fits. `finding` puts them together, `account` says what came of it.
+`reconstruction/` chooses channels by what the next layer gets, and refits it; `published_widths` has widths of papers.
 """
 
 from tfprune_init.channels import importances

@@ -4,6 +4,7 @@ from tfprune_init.training.events.channels import Compact, FindChannels, StartOv
 from tfprune_init.training.events.dropout import RescaleDropout
 from tfprune_init.training.events.event import Event, Repeat, RunOutline, flatten, outline_run
 from tfprune_init.training.events.prune import Prune, PruneByThreshold, ShuffleMasks
+from tfprune_init.training.events.reconstruction import ReconstructChannels
 from tfprune_init.training.events.supermasks import LearnBernoulliMasks, LearnTopScores, PruneByTraining
 from tfprune_init.training.events.train import Evaluate, Train
 from tfprune_init.training.events.train_and_prune import TrainAndPrune, TrainDynamically
@@ -19,6 +20,7 @@ __all__ = [
     "Prune",
     "PruneByThreshold",
     "PruneByTraining",
+    "ReconstructChannels",
     "Reinitialize",
     "Repeat",
     "RescaleDropout",
