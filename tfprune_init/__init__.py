@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         run_noise_test,
     )
     from tfprune_init.export import EdgeReport, export_tflite, exporter
+    from tfprune_init.gates import Discretization, GateOverview, discretize, insert_gates, list_gate_places
     from tfprune_init.graph.string_inputs import cut_string_inputs
     from tfprune_init.graph.weight_copies import copy_variables, copy_weights
     from tfprune_init.masking.attachment import attach
@@ -55,8 +56,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Budget",
     "Compaction",
+    "Discretization",
     "DynamicPruning",
     "EdgeReport",
+    "GateOverview",
     "KeepCheckpoints",
     "LayerRobustness",
     "Masks",
@@ -78,6 +81,7 @@ __all__ = [
     "copy_weights",
     "cut_string_inputs",
     "datasets",
+    "discretize",
     "distribute",
     "errors",
     "export_tflite",
@@ -85,7 +89,9 @@ __all__ = [
     "find_masks",
     "find_masks_from_training",
     "freeze",
+    "insert_gates",
     "layers",
+    "list_gate_places",
     "list_methods",
     "mask_gradients",
     "measure_layer_robustness",
@@ -118,6 +124,7 @@ _HOMES = {
     "errors": ("PruningError",),
     "experiments": ("LayerRobustness", "NoiseTest", "Results", "compare", "measure_layer_robustness", "run_noise_test"),
     "export": ("EdgeReport", "export_tflite", "exporter"),
+    "gates": ("Discretization", "GateOverview", "discretize", "insert_gates", "list_gate_places"),
     "graph.string_inputs": ("cut_string_inputs",),
     "graph.weight_copies": ("copy_variables", "copy_weights"),
     "masking.attachment": ("attach",),

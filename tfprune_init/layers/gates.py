@@ -61,6 +61,10 @@ class GateLayer:
         """
         raise NotImplementedError(f"{type(self).__name__} does not say what its factors are.")
 
+    def make_open(self) -> np.ndarray:
+        """Return the factors of a gate that is open, of shape [channels]."""
+        return np.ones(self.channels, np.float32)
+
     def build(self, input_shape: Any) -> None:
         """Make the variables."""
         shape = tuple(input_shape)
