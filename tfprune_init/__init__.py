@@ -31,7 +31,16 @@ if TYPE_CHECKING:
         run_noise_test,
     )
     from tfprune_init.export import EdgeReport, export_tflite, exporter
-    from tfprune_init.gates import Discretization, GateOverview, discretize, insert_gates, list_gate_places
+    from tfprune_init.gates import (
+        Discretization,
+        GateOverview,
+        Slimming,
+        discretize,
+        find_slimming_masks,
+        insert_gates,
+        list_gate_places,
+        penalize_scales,
+    )
     from tfprune_init.graph.string_inputs import cut_string_inputs
     from tfprune_init.graph.weight_copies import copy_variables, copy_weights
     from tfprune_init.masking.attachment import attach
@@ -72,6 +81,7 @@ __all__ = [
     "Results",
     "SensitivityScan",
     "SharedWeights",
+    "Slimming",
     "TensorBoardSparsity",
     "__version__",
     "attach",
@@ -88,6 +98,7 @@ __all__ = [
     "exporter",
     "find_masks",
     "find_masks_from_training",
+    "find_slimming_masks",
     "freeze",
     "insert_gates",
     "layers",
@@ -96,6 +107,7 @@ __all__ = [
     "mask_gradients",
     "measure_layer_robustness",
     "models",
+    "penalize_scales",
     "plots",
     "prune_at_init",
     "register_allocation",
@@ -124,7 +136,16 @@ _HOMES = {
     "errors": ("PruningError",),
     "experiments": ("LayerRobustness", "NoiseTest", "Results", "compare", "measure_layer_robustness", "run_noise_test"),
     "export": ("EdgeReport", "export_tflite", "exporter"),
-    "gates": ("Discretization", "GateOverview", "discretize", "insert_gates", "list_gate_places"),
+    "gates": (
+        "Discretization",
+        "GateOverview",
+        "Slimming",
+        "discretize",
+        "find_slimming_masks",
+        "insert_gates",
+        "list_gate_places",
+        "penalize_scales",
+    ),
     "graph.string_inputs": ("cut_string_inputs",),
     "graph.weight_copies": ("copy_variables", "copy_weights"),
     "masking.attachment": ("attach",),

@@ -11,6 +11,7 @@ from tfprune_init.training.events import (
     Prune,
     PruneByThreshold,
     PruneByTraining,
+    PruneScales,
     Reinitialize,
     Repeat,
     RescaleDropout,
@@ -20,6 +21,7 @@ from tfprune_init.training.events import (
     Train,
     TrainAndPrune,
     TrainDynamically,
+    TrainScales,
 )
 from tfprune_init.training.kept_checkpoints import KeepCheckpoints
 from tfprune_init.training.procedures import run
@@ -36,6 +38,7 @@ __all__ = [
     "Prune",
     "PruneByThreshold",
     "PruneByTraining",
+    "PruneScales",
     "Recipe",
     "Reinitialize",
     "Repeat",
@@ -48,6 +51,7 @@ __all__ = [
     "Train",
     "TrainAndPrune",
     "TrainDynamically",
+    "TrainScales",
     "TrainingCost",
     "recipes",
     "register_recipe",
