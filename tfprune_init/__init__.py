@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from tfprune_init.scoring.training_criteria import register_training_criterion
     from tfprune_init.selection import Budget, register_allocation, register_granularity
     from tfprune_init.training import KeepCheckpoints, run
+    from tfprune_init.training.pruning_from_scratch import ScratchNetwork, prune_from_scratch
     from tfprune_init.training.sensitivity import SensitivityScan, scan_sensitivity
     from tfprune_init.training.shared_values import SharedWeights
     from tfprune_init.training.trained_masks import find_masks_from_training
@@ -79,6 +80,7 @@ __all__ = [
     "PruningError",
     "PruningReport",
     "Results",
+    "ScratchNetwork",
     "SensitivityScan",
     "SharedWeights",
     "Slimming",
@@ -110,6 +112,7 @@ __all__ = [
     "penalize_scales",
     "plots",
     "prune_at_init",
+    "prune_from_scratch",
     "register_allocation",
     "register_criterion",
     "register_granularity",
@@ -162,6 +165,7 @@ _HOMES = {
     "training": ("KeepCheckpoints", "run"),
     "scoring.training_criteria": ("register_training_criterion",),
     "selection": ("Budget", "register_allocation", "register_granularity"),
+    "training.pruning_from_scratch": ("ScratchNetwork", "prune_from_scratch"),
     "training.shared_values": ("SharedWeights",),
     "training.sensitivity": ("SensitivityScan", "scan_sensitivity"),
     "training.trained_masks": ("find_masks_from_training",),
