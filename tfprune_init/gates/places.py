@@ -122,7 +122,7 @@ def list_gate_places(model: Model, places: str | Iterable[str] = "all", *, examp
         >>> len(found.gates), found.gates["stage3_block3_conv1_gate"], found.left_whole["head/kernel"]
         (12, ('stage3_block3_conv1',), 'it is an output of the model')
         >>> max(found.gates.values(), key=len)[:2]
-        ('stage3_block1_conv2', 'stage3_block1_shortcut')
+        ('stem', 'stage1_block1_conv2')
     """
     chosen, left = choose_places(*find_places(model, build_dependency_graph(model, example)), places)
     return GateOverview({place.name: place.layers for place in chosen}, left)

@@ -112,8 +112,7 @@ def find_slimming_masks(model: Model, sparsity: float | Fraction, *, example: An
         >>> L = keras.layers
         >>> layers = [L.Dense(5, name="hidden"), L.BatchNormalization(name="bn"), L.ReLU(), L.Dense(2)]
         >>> model = keras.Sequential([keras.Input((4,)), *layers])
-        >>> layers[1].gamma.assign([0.1, 0.2, 0.3, 0.4, 0.5])
-        <KerasVariable ...
+        >>> scales = layers[1].gamma.assign([0.1, 0.2, 0.3, 0.4, 0.5])
         >>> tpi.find_slimming_masks(model, 0.4).channels["hidden/kernel"].tolist()
         [False, False, True, True, True]
 

@@ -88,6 +88,10 @@ class GateLayer:
         """Return the shape of the inputs."""
         return input_shape
 
+    def hold(self, factors: np.ndarray | None) -> None:
+        """Multiply with given factors from now on, in calls that are not traced yet; with its own again for None."""
+        self._held = None if factors is None else np.asarray(factors)
+
     def read_factors(self) -> np.ndarray:
         """Return the factors of inference, float64, of shape [channels].
 
@@ -147,11 +151,11 @@ def hold_factors(factors: Mapping[GateLayer, np.ndarray]) -> Iterator[None]:
     """
     try:
         for gate, values in factors.items():
-            gate._held = np.asarray(values)  # noqa: SLF001
+            gate.hold(values)
         yield
     finally:
         for gate in factors:
-            gate._held = None  # noqa: SLF001
+            gate.hold(None)
 
 
 GATE_KINDS: Registry[type[GateLayer]] = Registry("kind of gate")
