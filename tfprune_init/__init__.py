@@ -34,6 +34,16 @@ if TYPE_CHECKING:
         run_noise_test,
     )
     from tfprune_init.export import EdgeReport, export_tflite, exporter
+    from tfprune_init.gates import (
+        Discretization,
+        GateOverview,
+        Slimming,
+        discretize,
+        find_slimming_masks,
+        insert_gates,
+        list_gate_places,
+        penalize_scales,
+    )
     from tfprune_init.graph.string_inputs import cut_string_inputs
     from tfprune_init.graph.weight_copies import copy_variables, copy_weights
     from tfprune_init.masking.attachment import attach
@@ -50,6 +60,7 @@ if TYPE_CHECKING:
     from tfprune_init.scoring.training_criteria import register_training_criterion
     from tfprune_init.selection import Budget, register_allocation, register_granularity
     from tfprune_init.training import KeepCheckpoints, run
+    from tfprune_init.training.pruning_from_scratch import ScratchNetwork, prune_from_scratch
     from tfprune_init.training.sensitivity import SensitivityScan, scan_sensitivity
     from tfprune_init.training.shared_values import SharedWeights
     from tfprune_init.training.trained_masks import find_masks_from_training
@@ -59,9 +70,11 @@ __all__ = [
     "Budget",
     "ChannelReconstruction",
     "Compaction",
+    "Discretization",
     "DynamicPruning",
     "EdgeReport",
     "FoundChannels",
+    "GateOverview",
     "KeepCheckpoints",
     "LayerRobustness",
     "Masks",
@@ -72,8 +85,10 @@ __all__ = [
     "PruningError",
     "PruningReport",
     "Results",
+    "ScratchNetwork",
     "SensitivityScan",
     "SharedWeights",
+    "Slimming",
     "TensorBoardSparsity",
     "__version__",
     "attach",
@@ -83,6 +98,7 @@ __all__ = [
     "copy_weights",
     "cut_string_inputs",
     "datasets",
+    "discretize",
     "distribute",
     "errors",
     "export_tflite",
@@ -91,14 +107,19 @@ __all__ = [
     "find_masks",
     "find_masks_from_training",
     "find_published_widths",
+    "find_slimming_masks",
     "freeze",
+    "insert_gates",
     "layers",
+    "list_gate_places",
     "list_methods",
     "mask_gradients",
     "measure_layer_robustness",
     "models",
+    "penalize_scales",
     "plots",
     "prune_at_init",
+    "prune_from_scratch",
     "reconstruct_channels",
     "register_allocation",
     "register_criterion",
@@ -130,6 +151,16 @@ _HOMES = {
     "errors": ("PruningError",),
     "experiments": ("LayerRobustness", "NoiseTest", "Results", "compare", "measure_layer_robustness", "run_noise_test"),
     "export": ("EdgeReport", "export_tflite", "exporter"),
+    "gates": (
+        "Discretization",
+        "GateOverview",
+        "Slimming",
+        "discretize",
+        "find_slimming_masks",
+        "insert_gates",
+        "list_gate_places",
+        "penalize_scales",
+    ),
     "graph.string_inputs": ("cut_string_inputs",),
     "graph.weight_copies": ("copy_variables", "copy_weights"),
     "masking.attachment": ("attach",),
@@ -146,6 +177,7 @@ _HOMES = {
     "training": ("KeepCheckpoints", "run"),
     "scoring.training_criteria": ("register_training_criterion",),
     "selection": ("Budget", "register_allocation", "register_granularity"),
+    "training.pruning_from_scratch": ("ScratchNetwork", "prune_from_scratch"),
     "training.shared_values": ("SharedWeights",),
     "training.sensitivity": ("SensitivityScan", "scan_sensitivity"),
     "training.trained_masks": ("find_masks_from_training",),

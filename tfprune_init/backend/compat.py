@@ -291,6 +291,12 @@ def reset_train_function(model: Any) -> None:
         model.train_tf_function = None
 
 
+def reset_functions(model: Any) -> None:
+    """Make the next fit and the next evaluation build their steps anew, as the loss of the model has changed."""
+    reset_train_function(model)
+    model.test_function = None
+
+
 def copy_batch_input_shape(source: Any, target: Any) -> None:
     """Give a tf_keras layer the input shape by which a Sequential model knows another one, where that has one."""
     require("tf_keras Layer._batch_input_shape")

@@ -143,6 +143,7 @@ CONTRACTS: tuple[Contract, ...] = (
     *_set(_LEGACY_LAYER, "_dtype_policy", "_compute_dtype_object", by="_set_dtype_policy"),
     Contract(_LEGACY_LAYER, "_eager_losses"),
     *_set(_LEGACY_LAYER, "_keras_mask", by="_set_mask_metadata"),
+    *_set(_LEGACY_LAYER, "_callable_losses"),
     *_set(_LEGACY_LAYER, "_losses", "_batch_input_shape"),
     *_set("tf_keras.src.mixed_precision.autocast_variable:AutoCastVariable", "_variable"),
     *_set("tf_keras.src.engine.keras_tensor:KerasTensor", "_type_spec"),

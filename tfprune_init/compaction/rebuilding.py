@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from functools import partial
-from inspect import getfullargspec
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.layer_copy import copy_from_config, copy_layer, copy_state
-from tfprune_init.backend.model_graph import get_input_name
 from tfprune_init.backend.protocols import Layer, Model, Variable
 from tfprune_init.compaction.folding import Decision
+from tfprune_init.compaction.model_copy import ModelCopy
 from tfprune_init.compaction.network import Propagation
 from tfprune_init.errors import ModelError
 from tfprune_init.graph.layer_rules import LayerRule, find_channel_rule
-from tfprune_init.graph.trace import is_graph, list_calls
 
 
-class Rebuilding:
+class Rebuilding(ModelCopy):
     """A model built again with fewer channels.
 
     Args:
@@ -39,62 +36,25 @@ class Rebuilding:
     def __init__(self, model: Model, network: Propagation, decision: Decision):
         self._network = network
         self._decision = decision
-        self._copies: dict[int, tuple[Any, Any]] = {}
-        self._models: dict[int, Any] = {}
         self.twins: dict[int, Any] = {}
-        self.model = self._model(model)
+        super().__init__(model)
         for layer, copy in self.layers:
             self._fill(layer, copy)
 
-    @property
-    def layers(self) -> list[tuple[Any, Any]]:
-        """Each layer with its copy."""
-        return list(self._copies.values())
-
-    def _model(self, model: Model) -> Any:
-        if id(model) not in self._models:
-            sequential = "Sequential" in compat.get_class_names(model)
-            rebuilt = self._sequential(model) if sequential else self._functional(model)
-            if not model.trainable:
-                rebuilt.trainable = False
-            self._models[id(model)] = rebuilt
-        return self._models[id(model)]
-
-    def _sequential(self, model: Model) -> Any:
-        (symbol,) = model.inputs
-        layers = [self._input(model, symbol), *(self._layer(layer) for layer in model.layers)]
-        return _class_for(model, "Sequential")(layers, name=model.name)
-
-    def _functional(self, model: Model) -> Any:
-        symbols = {id(symbol): self._input(model, symbol) for symbol in model.inputs}
-
-        def replaced(structure: Any) -> Any:
-            return tf.nest.map_structure(lambda leaf: symbols.get(id(leaf), leaf), structure)
-
-        for call in list_calls(model):
-            outputs = self._layer(call.layer)(*replaced(call.args), **replaced(call.kwargs))
-            symbols.update(zip(map(id, call.outputs), tf.nest.flatten(outputs), strict=True))
-        return _class_for(model, "Model")(replaced(model.input), replaced(model.output), name=model.name)
-
-    def _input(self, model: Model, symbol: Any) -> Any:
-        """Return a new symbolic input in place of one of a model, nested or not."""
+    def find_input_shape(self, model: Model, symbol: Any) -> list[int | None]:
+        """Return the shape with as many channels as stay."""
+        shape = super().find_input_shape(model, symbol)
         signals = self._network.entrances.get(id(model))
-        shape = list(symbol.shape)
         if signals is not None:
             signal = signals[[id(one) for one in model.inputs].index(id(symbol))]
             if signal.axis is not None:
                 shape[signal.axis + 1] = self._decision.kept(signal.channels).size
-        name = get_input_name(model, symbol)
-        return compat.get_keras(model).Input(shape[1:], batch_size=shape[0], dtype=symbol.dtype, name=name)
+        return shape
 
-    def _layer(self, layer: Any) -> Any:
-        if is_graph(layer):
-            return self._model(layer)
-        if id(layer) not in self._copies:
-            followed = isinstance(find_channel_rule(layer), LayerRule)
-            copy = copy_from_config(layer, partial(self._find_changes, layer)) if followed else copy_layer(layer)
-            self._copies[id(layer)] = layer, copy
-        return self._copies[id(layer)][1]
+    def make_layer(self, layer: Any) -> Any:
+        """Make a layer of the size that stays."""
+        followed = isinstance(find_channel_rule(layer), LayerRule)
+        return copy_from_config(layer, partial(self._find_changes, layer)) if followed else copy_layer(layer)
 
     def _find_changes(self, layer: Layer, config: dict[str, Any]) -> dict[str, Any]:
         changes: dict[str, Any] = {}
@@ -144,24 +104,3 @@ class Rebuilding:
 def _assign(variable: Variable, value: np.ndarray) -> None:
     tensor = compat.get_tf_variable(variable)
     tensor.assign(value.astype(tensor.dtype.as_numpy_dtype))
-
-
-def _class_for(model: Model, base: str) -> Any:
-    """Return what to make a copy of a model with: its own class if that is made of a graph, else that of Keras.
-
-    Raises:
-        ModelError: If the class of Keras would lack methods of the model's own class.
-    """
-    kind = type(model)
-    package = compat.get_package_name(model)
-    spec = getfullargspec(kind.__init__)
-    if kind.__module__.split(".")[0] != package:
-        if kind.__init__.__module__.split(".")[0] == package or (spec.varargs and spec.varkw):
-            return kind
-        lost = compat.find_overridden_methods(model)
-        if lost:
-            raise ModelError(
-                f"A smaller copy of model {model.name!r} would lack {', '.join(lost)} of its class {kind.__name__}. "
-                "Give the class a constructor that takes *args and **kwargs and passes them on, or compact a plain one."
-            )
-    return getattr(compat.get_keras(model), base)

@@ -1,15 +1,21 @@
-"""Layers that make activations sparse, for networks that are sparse in both weights and activations.
+"""Layers that make activations sparse, and gates that learn which channels a network needs.
 
 `tfprune_init.layers.legacy` has the same layers for tf_keras.
 """
 
 from tfprune_init.layers.boosting import BoostDecay
+from tfprune_init.layers.channel_gate import ChannelGate
+from tfprune_init.layers.gates import GATE_KINDS, GateLayer, register_gate
 from tfprune_init.layers.k_winners import KWinners, KWinners2D
 from tfprune_init.layers.winners import Entropy
 
 __all__ = [
+    "GATE_KINDS",
     "BoostDecay",
+    "ChannelGate",
     "Entropy",
+    "GateLayer",
     "KWinners",
     "KWinners2D",
+    "register_gate",
 ]

@@ -1,4 +1,4 @@
-"""k-winners layers of tf_keras; importing this module lets tf_keras load files that hold them.
+"""k-winners layers and gates of tf_keras; importing this module lets tf_keras load files that hold them.
 
 Example:
     >>> import numpy as np, tf_keras
@@ -11,8 +11,9 @@ Example:
 from __future__ import annotations
 
 from tfprune_init.errors import MissingDependencyError
-from tfprune_init.layers import k_winners
-from tfprune_init.layers.winners import ImageWinners, UnitWinners, WinnersLayer
+from tfprune_init.layers import channel_gate, k_winners
+from tfprune_init.layers.gates import PlainGate
+from tfprune_init.layers.winners import ImageWinners, UnitWinners
 
 try:
     import tf_keras
@@ -20,7 +21,7 @@ except ImportError as error:
     raise MissingDependencyError("tfprune_init.layers.legacy", "tf_keras", None, str(error)) from error
 
 
-def _make_layer(twin: type, kind: type[WinnersLayer]) -> type:
+def _make_layer(twin: type, kind: type) -> type:
     """Make the tf_keras class that does what a class of Keras 3 does."""
     content = {"__doc__": twin.__doc__, "__module__": __name__}
     made = type(twin.__name__, (kind, tf_keras.layers.Layer), content)
@@ -28,7 +29,8 @@ def _make_layer(twin: type, kind: type[WinnersLayer]) -> type:
     return registered
 
 
+ChannelGate = _make_layer(channel_gate.ChannelGate, PlainGate)
 KWinners = _make_layer(k_winners.KWinners, UnitWinners)
 KWinners2D = _make_layer(k_winners.KWinners2D, ImageWinners)
 
-__all__ = ["KWinners", "KWinners2D"]
+__all__ = ["ChannelGate", "KWinners", "KWinners2D"]

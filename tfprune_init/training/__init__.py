@@ -11,6 +11,7 @@ from tfprune_init.training.events import (
     Prune,
     PruneByThreshold,
     PruneByTraining,
+    PruneScales,
     ReconstructChannels,
     Reinitialize,
     Repeat,
@@ -21,6 +22,7 @@ from tfprune_init.training.events import (
     Train,
     TrainAndPrune,
     TrainDynamically,
+    TrainScales,
 )
 from tfprune_init.training.kept_checkpoints import KeepCheckpoints
 from tfprune_init.training.procedures import run
@@ -37,6 +39,7 @@ __all__ = [
     "Prune",
     "PruneByThreshold",
     "PruneByTraining",
+    "PruneScales",
     "Recipe",
     "ReconstructChannels",
     "Reinitialize",
@@ -50,6 +53,7 @@ __all__ = [
     "Train",
     "TrainAndPrune",
     "TrainDynamically",
+    "TrainScales",
     "TrainingCost",
     "recipes",
     "register_recipe",

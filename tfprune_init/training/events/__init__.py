@@ -5,6 +5,7 @@ from tfprune_init.training.events.dropout import RescaleDropout
 from tfprune_init.training.events.event import Event, Repeat, RunOutline, flatten, outline_run
 from tfprune_init.training.events.prune import Prune, PruneByThreshold, ShuffleMasks
 from tfprune_init.training.events.reconstruction import ReconstructChannels
+from tfprune_init.training.events.slimming import PruneScales, TrainScales
 from tfprune_init.training.events.supermasks import LearnBernoulliMasks, LearnTopScores, PruneByTraining
 from tfprune_init.training.events.train import Evaluate, Train
 from tfprune_init.training.events.train_and_prune import TrainAndPrune, TrainDynamically
@@ -20,6 +21,7 @@ __all__ = [
     "Prune",
     "PruneByThreshold",
     "PruneByTraining",
+    "PruneScales",
     "ReconstructChannels",
     "Reinitialize",
     "Repeat",
@@ -33,6 +35,7 @@ __all__ = [
     "TrainAndPrune",
     "TrainAtCost",
     "TrainDynamically",
+    "TrainScales",
     "flatten",
     "outline_run",
 ]
