@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from tfprune_init.scoring.training_criteria import register_training_criterion
     from tfprune_init.selection import Budget, register_allocation, register_granularity
     from tfprune_init.training import KeepCheckpoints, run
+    from tfprune_init.training.distillation import distill
     from tfprune_init.training.sensitivity import SensitivityScan, scan_sensitivity
     from tfprune_init.training.shared_values import SharedWeights
     from tfprune_init.training.trained_masks import find_masks_from_training
@@ -78,6 +79,7 @@ __all__ = [
     "copy_weights",
     "cut_string_inputs",
     "datasets",
+    "distill",
     "distribute",
     "errors",
     "export_tflite",
@@ -132,6 +134,7 @@ _HOMES = {
     "report": ("PruningReport",),
     "scoring.criteria": ("register_criterion",),
     "training": ("KeepCheckpoints", "run"),
+    "training.distillation": ("distill",),
     "scoring.training_criteria": ("register_training_criterion",),
     "selection": ("Budget", "register_allocation", "register_granularity"),
     "training.shared_values": ("SharedWeights",),

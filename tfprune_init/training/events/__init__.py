@@ -1,5 +1,6 @@
 """The events that procedures are made of, a family a file."""
 
+from tfprune_init.training.events.distill import Distill
 from tfprune_init.training.events.dropout import RescaleDropout
 from tfprune_init.training.events.event import Event, Repeat, RunOutline, flatten, outline_run
 from tfprune_init.training.events.prune import Prune, PruneByThreshold, ShuffleMasks
@@ -9,6 +10,7 @@ from tfprune_init.training.events.train_and_prune import TrainAndPrune, TrainDyn
 from tfprune_init.training.events.weights import Reinitialize, Rewind, Snapshot
 
 __all__ = [
+    "Distill",
     "Evaluate",
     "Event",
     "LearnBernoulliMasks",
