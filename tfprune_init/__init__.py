@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from tfprune_init.training.shared_values import SharedWeights
     from tfprune_init.training.trained_masks import find_masks_from_training
     from tfprune_init.training.weight_sharing import shared_weight
+    from tfprune_init.width_search import ResNetSpace, ResNetWidths, SearchedWidths, search_widths
 
 __all__ = [
     "Budget",
@@ -67,7 +68,10 @@ __all__ = [
     "PruneDuringTraining",
     "PruningError",
     "PruningReport",
+    "ResNetSpace",
+    "ResNetWidths",
     "Results",
+    "SearchedWidths",
     "SensitivityScan",
     "SharedWeights",
     "TensorBoardSparsity",
@@ -105,6 +109,7 @@ __all__ = [
     "run_noise_test",
     "scan_sensitivity",
     "score",
+    "search_widths",
     "shared_weight",
     "strip",
     "tfmot",
@@ -141,6 +146,7 @@ _HOMES = {
     "training.sensitivity": ("SensitivityScan", "scan_sensitivity"),
     "training.trained_masks": ("find_masks_from_training",),
     "training.weight_sharing": ("shared_weight",),
+    "width_search": ("ResNetSpace", "ResNetWidths", "SearchedWidths", "search_widths"),
 }
 _MODULES = ("datasets", "distribute", "errors", "models", "plots", "reports", "tfmot", "training")
 
