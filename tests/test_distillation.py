@@ -17,7 +17,7 @@ from model_kinds import build as build_kind
 from model_kinds import data as kind_data
 
 import tfprune_init as tpi
-from tfprune_init.errors import ModelError, OptionError
+from tfprune_init.errors import DataError, ModelError, OptionError
 from tfprune_init.training import Distill, Event, Prune, Snapshot, Train
 from tfprune_init.training.distillation import compute_divergence
 from tfprune_init.training.teachers import identify_teacher
@@ -128,6 +128,22 @@ def test_zeros_stay_the_teacher_stays_and_evaluation_is_the_students(K: Any) -> 
     assert "compute_loss" not in vars(student)
 
 
+@both
+def test_the_teacher_computes_in_inference(K: Any) -> None:
+    """Its moving statistics, and no Dropout: at weight 1 the student moves by the divergence from its predictions."""
+    teacher = build(1, K)
+    tpi.distill(teacher, build(2, K), DATA[0], epochs=2)  # so that the statistics are those of no batch
+    x, kernel = X[:9], RNG.normal(size=(6, 3))
+    student = K.Sequential([K.Input((6,)), K.layers.Dense(3, use_bias=False)])
+    student.compile(K.optimizers.SGD(1.0), K.losses.SparseCategoricalCrossentropy(from_logits=True))
+    student.set_weights([kernel])
+    logits = teacher.predict(x, verbose=0).astype(float)
+    tpi.distill(student, teacher, (x, Y[:9]), temperature=2, weight=1)
+    gradient = differentiate(lambda at: 4 * divergence(x.astype(float) @ at, logits, 2).mean(), kernel)
+    np.testing.assert_allclose(student.get_weights()[0], kernel - gradient, atol=1e-5)
+
+
+@pytest.mark.exhaustive
 def test_the_teacher_may_be_of_the_other_keras() -> None:
     results = []
     for K in KERAS.values():
@@ -140,7 +156,7 @@ def test_the_teacher_may_be_of_the_other_keras() -> None:
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-@both
+@pytest.mark.parametrize("K", [keras, pytest.param(tf_keras, marks=pytest.mark.exhaustive)], ids=["keras", "tf_keras"])
 def test_a_file_teaches_what_its_model_teaches(K: Any, tmp_path: Path) -> None:
     teacher = build(1, K)
     teacher.save(tmp_path / "teacher.keras")
@@ -260,6 +276,7 @@ def test_runs_with_other_teachers_are_other_runs(tmp_path: Path) -> None:
         tpi.run([event], build, DATA, steps=1, verbose=0)
 
 
+@pytest.mark.slow
 def test_the_recipe_teaches_by_the_dense_network() -> None:
     options = {"sparsity": 0.5, "steps": 4, "verbose": 0}
     found = tpi.run("distill_fine_tune", build, DATA, temperature=2.0, **options)
@@ -304,6 +321,12 @@ def test_refuses(student: Any, teacher: Any, options: Any, error: type, words: s
     with pytest.raises(error, match=words):
         tpi.distill(one, teacher(), DATA[0], **options)
     assert all(np.array_equal(a, b) for a, b in zip(before, one.get_weights(), strict=True))
+
+
+def test_refuses_data_without_labels() -> None:
+    for given in (X, 3, (X,)):
+        with pytest.raises(DataError):
+            tpi.distill(build(), build(1), given)
 
 
 def test_refuses_itself_and_what_trains_by_a_step_of_its_own() -> None:

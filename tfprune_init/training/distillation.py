@@ -19,7 +19,7 @@ from tfprune_init.backend.replicas import find_replicas
 from tfprune_init.checks import check_integer, check_number
 from tfprune_init.errors import ModelError, OptionError, ReplicaError
 from tfprune_init.training.feed import Feed
-from tfprune_init.training.inputs import ExperimentData, compile_model
+from tfprune_init.training.inputs import compile_model, prepare_data
 from tfprune_init.training.teachers import Teacher, make_teacher
 
 
@@ -66,6 +66,7 @@ def distill(
 
     Raises:
         OptionError: If an option is out of range or has no effect, or teacher and student share variables.
+        DataError: If the data are neither a batched dataset nor arrays, or have no labels.
         ModelError: If outputs are no logits or do not match, or the student trains by a `train_step` of its own.
         ReplicaError: If the student is on several replicas.
 
@@ -85,7 +86,7 @@ def distill(
     compat.check_model(student)
     temperature, weight = check_settings(temperature, weight)
     count = check_integer("epochs", epochs, 1)
-    feed = Feed(ExperimentData(data, data), check_integer("seed", seed, 0))
+    feed = Feed(prepare_data((data, data)), check_integer("seed", seed, 0))
     found = make_teacher(teacher, student)
     check_student(student, feed)
     check_outputs(student, found, feed)

@@ -37,7 +37,8 @@ def relax(logits: tf.Tensor, noise: tf.Tensor, tau: Any) -> tf.Tensor:
     Example:
         >>> import tensorflow as tf
         >>> from tfprune_init.width_search.distributions import relax
-        >>> tf.nn.softmax(relax(tf.math.log([0.2, 0.8]), tf.constant([1.0, 2.0]), 1.0)).numpy().round(3).tolist()
+        >>> drawn = tf.nn.softmax(relax(tf.math.log([0.2, 0.8]), tf.constant([1.0, 2.0]), 1.0))
+        >>> [round(float(probability), 3) for probability in drawn]
         [0.333, 0.667]
     """
     return (tf.nn.log_softmax(logits) - tf.math.log(noise)) / tau

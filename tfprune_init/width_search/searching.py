@@ -8,7 +8,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune_init.backend import compat
 from tfprune_init.backend.determinism import deterministic_reductions
 from tfprune_init.checks import check_integer, check_number
 from tfprune_init.errors import OptionError, ScoreError
@@ -133,7 +132,6 @@ def search_widths(
     steps = check_integer("epochs", epochs, 1) * halves.steps_per_epoch
     full = space.largest.count_multiply_adds()
     asked = int(ratio * full)
-    compat.set_random_seed(seed)
     network = SearchableResNet(space, seed)
     weights = WeightLearner(network, learning_rate, weight_decay, steps)
     logits = LogitLearner(network, logit_learning_rate, cost_weight)
