@@ -57,6 +57,7 @@ def blocks(page: str, language: str) -> list[str]:
         ("docs/shared_weight.md", nullcontext),
         ("docs/channels.md", nullcontext),
         ("docs/reconstruction.md", nullcontext),
+        pytest.param("docs/width_search.md", nullcontext, marks=pytest.mark.slow),
         pytest.param("docs/experiments.md", nullcontext, marks=pytest.mark.slow),
     ],
     ids=[
@@ -73,6 +74,7 @@ def blocks(page: str, language: str) -> list[str]:
         "shared_weight",
         "channels",
         "reconstruction",
+        "width_search",
         "experiments",
     ],
 )

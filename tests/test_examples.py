@@ -315,3 +315,16 @@ def test_the_search_for_weight_agnostic_networks(task: str, tmp_path: Path) -> N
     history = (tmp_path / "weight_agnostic" / f"{task}.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in history] == ["generation", "1", "2", "3", "4"]
     assert "one tuned weight" in out
+
+
+def test_width_search(tmp_path: Path) -> None:
+    out = example("width_search", tmp_path, "--search-epochs", "3", "--epochs", "3", "--logit-learning-rate", "0.1")
+    assert "digits: 1,437 training and 360 test images" in out
+    saved = json.loads((tmp_path / "width_search.json").read_text())
+    rows = saved["rows"]
+    largest = rows["largest, by labels"]["multiply_adds"]
+    assert (largest, len(saved["search"])) == (763_520, 3)
+    for name, row in rows.items():
+        assert row["accuracy"] > 0.5
+        assert name.startswith("largest") or row["multiply_adds"] <= largest / 2
+        assert f"{row['multiply_adds']:,}" in out

@@ -60,11 +60,13 @@ if TYPE_CHECKING:
     from tfprune_init.scoring.training_criteria import register_training_criterion
     from tfprune_init.selection import Budget, register_allocation, register_granularity
     from tfprune_init.training import KeepCheckpoints, run
+    from tfprune_init.training.distillation import distill
     from tfprune_init.training.pruning_from_scratch import ScratchNetwork, prune_from_scratch
     from tfprune_init.training.sensitivity import SensitivityScan, scan_sensitivity
     from tfprune_init.training.shared_values import SharedWeights
     from tfprune_init.training.trained_masks import find_masks_from_training
     from tfprune_init.training.weight_sharing import shared_weight
+    from tfprune_init.width_search import ResNetSpace, ResNetWidths, SearchedWidths, search_widths
 
 __all__ = [
     "Budget",
@@ -84,8 +86,11 @@ __all__ = [
     "PruneDuringTraining",
     "PruningError",
     "PruningReport",
+    "ResNetSpace",
+    "ResNetWidths",
     "Results",
     "ScratchNetwork",
+    "SearchedWidths",
     "SensitivityScan",
     "SharedWeights",
     "Slimming",
@@ -99,6 +104,7 @@ __all__ = [
     "cut_string_inputs",
     "datasets",
     "discretize",
+    "distill",
     "distribute",
     "errors",
     "export_tflite",
@@ -133,6 +139,7 @@ __all__ = [
     "run_noise_test",
     "scan_sensitivity",
     "score",
+    "search_widths",
     "shared_weight",
     "strip",
     "tfmot",
@@ -175,6 +182,7 @@ _HOMES = {
     "report": ("PruningReport",),
     "scoring.criteria": ("register_criterion",),
     "training": ("KeepCheckpoints", "run"),
+    "training.distillation": ("distill",),
     "scoring.training_criteria": ("register_training_criterion",),
     "selection": ("Budget", "register_allocation", "register_granularity"),
     "training.pruning_from_scratch": ("ScratchNetwork", "prune_from_scratch"),
@@ -182,6 +190,7 @@ _HOMES = {
     "training.sensitivity": ("SensitivityScan", "scan_sensitivity"),
     "training.trained_masks": ("find_masks_from_training",),
     "training.weight_sharing": ("shared_weight",),
+    "width_search": ("ResNetSpace", "ResNetWidths", "SearchedWidths", "search_widths"),
 }
 _MODULES = ("datasets", "distribute", "errors", "models", "plots", "reports", "tfmot", "training")
 

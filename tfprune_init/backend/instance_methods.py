@@ -1,7 +1,7 @@
 """Methods replaced on one object, which stays of its class: how masks take part in what Keras does with a model.
 
-Keras calls `call`, `compile`, `fit`, `get_config`, `apply`, `build` and `assign` through the object, so a function in
-the object's own namespace is called in place of the method of its class.
+Keras calls `call`, `train_step`, `compile`, `fit`, `get_config`, `apply`, `build` and `assign` through the object, so a
+function in the object's own namespace is called in place of the method of its class.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _OWNERS = {
     "_check_quantize_args": ("Layer", None),
     "enable_lora": (None, None),
     "call": (None, None),
+    "train_step": (None, None),
 }
 
 

@@ -119,7 +119,7 @@ def _build_resnet(
     seed: int | None,
 ) -> keras.Model:
     inputs = keras.Input(input_shape, name="image")
-    x = _add_conv_bn(inputs, stages[0][1], 3, "stem", seed)
+    x = add_conv_bn(inputs, stages[0][1], 3, "stem", seed)
     x = keras.layers.ReLU(name="stem_relu")(x)
     for stage, (blocks, filters) in enumerate(stages, start=1):
         for index in range(1, blocks + 1):
@@ -131,35 +131,54 @@ def _build_resnet(
 
 
 def _add_basic_block(x: keras.KerasTensor, filters: int, stride: int, name: str, seed: int | None) -> keras.KerasTensor:
-    y = _add_conv_bn(x, filters, 3, f"{name}_conv1", seed, stride)
+    y = add_conv_bn(x, filters, 3, f"{name}_conv1", seed, stride)
     y = keras.layers.ReLU(name=f"{name}_conv1_relu")(y)
-    y = _add_conv_bn(y, filters, 3, f"{name}_conv2", seed)
-    return _add_shortcut(x, y, stride, name, seed)
+    y = add_conv_bn(y, filters, 3, f"{name}_conv2", seed)
+    return add_shortcut(x, y, stride, name, seed)
 
 
 def _add_bottleneck_block(
     x: keras.KerasTensor, filters: int, stride: int, name: str, seed: int | None
 ) -> keras.KerasTensor:
-    y = _add_conv_bn(x, filters, 1, f"{name}_conv1", seed)
+    y = add_conv_bn(x, filters, 1, f"{name}_conv1", seed)
     y = keras.layers.ReLU(name=f"{name}_conv1_relu")(y)
-    y = _add_conv_bn(y, filters, 3, f"{name}_conv2", seed, stride)
+    y = add_conv_bn(y, filters, 3, f"{name}_conv2", seed, stride)
     y = keras.layers.ReLU(name=f"{name}_conv2_relu")(y)
-    y = _add_conv_bn(y, 4 * filters, 1, f"{name}_conv3", seed)
-    return _add_shortcut(x, y, stride, name, seed)
+    y = add_conv_bn(y, 4 * filters, 1, f"{name}_conv3", seed)
+    return add_shortcut(x, y, stride, name, seed)
 
 
-def _add_shortcut(
+def add_shortcut(
     x: keras.KerasTensor, y: keras.KerasTensor, stride: int, name: str, seed: int | None
 ) -> keras.KerasTensor:
+    """Add a block's input to its output; through a 1x1 convolution with BatchNorm where their shapes differ.
+
+    Args:
+        x: What goes into the block.
+        y: What comes out of its last normalization.
+        stride: Stride of the block.
+        name: Name of the block.
+        seed: Seed of the initial weights.
+    """
     if stride > 1 or x.shape[-1] != y.shape[-1]:
-        x = _add_conv_bn(x, y.shape[-1], 1, f"{name}_shortcut", seed, stride)
+        x = add_conv_bn(x, y.shape[-1], 1, f"{name}_shortcut", seed, stride)
     y = keras.layers.Add(name=f"{name}_add")([x, y])
     return keras.layers.ReLU(name=f"{name}_relu")(y)
 
 
-def _add_conv_bn(
+def add_conv_bn(
     x: keras.KerasTensor, filters: int, kernel: int, name: str, seed: int | None, stride: int = 1
 ) -> keras.KerasTensor:
+    """Apply a convolution without bias, and BatchNorm.
+
+    Args:
+        x: Images, shape (batch, height, width, channels).
+        filters: Number of output channels.
+        kernel: Height and width of the kernel.
+        name: Name of the convolution, on which its initial weights depend.
+        seed: Seed of the initial weights.
+        stride: Stride in both directions.
+    """
     x = keras.layers.Conv2D(
         filters,
         kernel,

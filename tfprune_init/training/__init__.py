@@ -4,6 +4,7 @@ from tfprune_init.registry import import_modules
 from tfprune_init.training import recipes
 from tfprune_init.training.cost import TrainingCost
 from tfprune_init.training.events import (
+    Distill,
     Evaluate,
     Event,
     LearnBernoulliMasks,
@@ -31,6 +32,7 @@ from tfprune_init.training.run_result import RunResult
 
 __all__ = [
     "RECIPES",
+    "Distill",
     "Evaluate",
     "Event",
     "KeepCheckpoints",

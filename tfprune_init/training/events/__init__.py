@@ -1,6 +1,7 @@
 """The events that procedures are made of, a family a file."""
 
 from tfprune_init.training.events.channels import Compact, FindChannels, StartOver, TrainAtCost
+from tfprune_init.training.events.distill import Distill
 from tfprune_init.training.events.dropout import RescaleDropout
 from tfprune_init.training.events.event import Event, Repeat, RunOutline, flatten, outline_run
 from tfprune_init.training.events.prune import Prune, PruneByThreshold, ShuffleMasks
@@ -13,6 +14,7 @@ from tfprune_init.training.events.weights import Reinitialize, Rewind, Snapshot
 
 __all__ = [
     "Compact",
+    "Distill",
     "Evaluate",
     "Event",
     "FindChannels",
