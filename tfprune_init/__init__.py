@@ -12,13 +12,21 @@ See the README for the whole story.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Keras can load files with masks and with k-winners once these classes are registered.
+# Keras can load files with masks, k-winners and decisions once these classes are registered.
 from tfprune_init import layers
 from tfprune_init.masking.wrapper import PrunableLayer, strip, wrap
 from tfprune_init.version import __version__
 
 if TYPE_CHECKING:
     from tfprune_init import datasets, distribute, errors, models, plots, reports, tfmot, training
+    from tfprune_init.adaptive import (
+        AdaptiveCost,
+        AdaptiveTraining,
+        BudgetSchedule,
+        insert_saliency,
+        measure_adaptive_cost,
+        train_adaptively,
+    )
     from tfprune_init.api import find_masks, prune_at_init, score
     from tfprune_init.compaction import Compaction, compact
     from tfprune_init.errors import PruningError
@@ -53,7 +61,10 @@ if TYPE_CHECKING:
     from tfprune_init.training.weight_sharing import shared_weight
 
 __all__ = [
+    "AdaptiveCost",
+    "AdaptiveTraining",
     "Budget",
+    "BudgetSchedule",
     "Compaction",
     "DynamicPruning",
     "EdgeReport",
@@ -85,9 +96,11 @@ __all__ = [
     "find_masks",
     "find_masks_from_training",
     "freeze",
+    "insert_saliency",
     "layers",
     "list_methods",
     "mask_gradients",
+    "measure_adaptive_cost",
     "measure_layer_robustness",
     "models",
     "plots",
@@ -106,6 +119,7 @@ __all__ = [
     "shared_weight",
     "strip",
     "tfmot",
+    "train_adaptively",
     "training",
     "unfreeze",
     "wrap",
@@ -113,6 +127,14 @@ __all__ = [
 
 # Where each public name lives. A module is imported when one of its names is first used.
 _HOMES = {
+    "adaptive": (
+        "AdaptiveCost",
+        "AdaptiveTraining",
+        "BudgetSchedule",
+        "insert_saliency",
+        "measure_adaptive_cost",
+        "train_adaptively",
+    ),
     "api": ("find_masks", "prune_at_init", "score"),
     "compaction": ("Compaction", "compact"),
     "errors": ("PruningError",),

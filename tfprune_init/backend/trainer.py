@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from tfprune_init.backend import compat
@@ -14,6 +15,23 @@ def has_compile_settings(model: Any) -> bool:
         return bool(model.compiled)
     require("tf_keras Model._is_compiled")
     return bool(model._is_compiled)
+
+
+def compile_like(copy: Any, model: Any) -> bool:
+    """Compile a model as another one is, with an optimizer of its own; return whether that could be done.
+
+    It cannot where the other is not compiled, or has a loss, metric or optimizer that is not registered with Keras.
+    """
+    if not has_compile_settings(model):
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a lambda is not safe to write into a file
+            config = model.get_compile_config()
+        copy.compile_from_config(config)
+    except (AttributeError, NotImplementedError, TypeError, ValueError):
+        return False
+    return True
 
 
 def get_compile_arguments(model: Any) -> dict[str, Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Container
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from tfprune_init.backend import compat
 from tfprune_init.backend.protocols import Model
-from tfprune_init.backend.trainer import has_compile_settings
+from tfprune_init.backend.trainer import compile_like
 from tfprune_init.compaction.folding import decide
 from tfprune_init.compaction.network import Propagation
 from tfprune_init.compaction.rebuilding import Rebuilding
@@ -83,7 +82,7 @@ def compact(model: Model, masks: Masks | None = None, *, example: Any = None) ->
     decision = decide(network)
     rebuilding = Rebuilding(source, network, decision)
     check_copy(source, rebuilding.model, rebuilding.layers, masks=together, example=example)
-    compiled = _compile_like(rebuilding.model, model)
+    compiled = compile_like(rebuilding.model, model)
     smaller = None if together is None else _sliced(together, source, rebuilding)
     if carried is not None:
         attach(rebuilding.model, smaller)
@@ -116,20 +115,6 @@ def _check_kind(model: Model) -> None:
             raise ModelError(
                 f"Model {model.name!r} is wrapped by TF-MOT wrappers. Call tfprune_init.tfmot.strip(model) first."
             )
-
-
-def _compile_like(smaller: Any, model: Model) -> bool:
-    """Compile a model as another one is, with an optimizer of its own; return whether that could be done."""
-    if not has_compile_settings(model):
-        return False
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a lambda is not safe to write into a file
-            config = model.get_compile_config()
-        smaller.compile_from_config(config)
-    except (AttributeError, NotImplementedError, TypeError, ValueError):
-        return False  # a loss, metric or optimizer of the user's own that is not registered with Keras
-    return True
 
 
 def _sliced(masks: Masks, model: Model, rebuilding: Rebuilding) -> Masks:

@@ -1,14 +1,20 @@
-"""Layers that make activations sparse, for networks that are sparse in both weights and activations.
+"""Layers that make activations sparse: k winners, and channels that are decided on for each example.
 
-`tfprune_init.layers.legacy` has the same layers for tf_keras.
+`tfprune_init.layers.legacy` has the k-winners layers for tf_keras.
 """
 
 from tfprune_init.layers.boosting import BoostDecay
+from tfprune_init.layers.channel_decisions import ApplyDecisions, ChannelDecisions
+from tfprune_init.layers.decision_cost import CostTerm, DecisionCost
 from tfprune_init.layers.k_winners import KWinners, KWinners2D
 from tfprune_init.layers.winners import Entropy
 
 __all__ = [
+    "ApplyDecisions",
     "BoostDecay",
+    "ChannelDecisions",
+    "CostTerm",
+    "DecisionCost",
     "Entropy",
     "KWinners",
     "KWinners2D",
