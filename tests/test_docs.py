@@ -54,6 +54,7 @@ def blocks(page: str, language: str) -> list[str]:
         ("docs/k_winners.md", nullcontext),
         ("docs/layer_robustness.md", nullcontext),
         ("docs/shared_weight.md", nullcontext),
+        ("docs/adaptive.md", nullcontext),
         pytest.param("docs/experiments.md", nullcontext, marks=pytest.mark.slow),
     ],
     ids=[
@@ -67,6 +68,7 @@ def blocks(page: str, language: str) -> list[str]:
         "k_winners",
         "layer_robustness",
         "shared_weight",
+        "adaptive",
         "experiments",
     ],
 )

@@ -1,6 +1,7 @@
 """Self-adaptive networks: modules decide for each example which channels are computed.
 
-`tfprune_init.layers` has the layers; `insertion` puts them into a model, and `channel_flow` follows what they close;
+`tfprune_init.layers` has the layers; `insertion` puts them into a model: `adaptive_copy` builds it, `channel_flow` and
+`decided_channels` follow what is closed, `cost_terms` says what that saves;
 `stages` trains, `budget_schedule` lowers the budget, `example_costs` counts what each example costs.
 """
 

@@ -1,36 +1,20 @@
-"""A model with a module at each convolution that decides, for each example, which channels it computes."""
+"""`insert_saliency`: the call."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
-import keras
-import numpy as np
 import tensorflow as tf
 
-from tfprune_init.adaptive.channel_flow import follow_channels
+from tfprune_init.adaptive.adaptive_copy import AdaptiveCopy
 from tfprune_init.backend import compat
-from tfprune_init.backend.layer_copy import copy_layer
-from tfprune_init.backend.model_graph import get_input_name
 from tfprune_init.backend.model_state import restore_state
-from tfprune_init.backend.protocols import Layer, Model
+from tfprune_init.backend.protocols import Model
 from tfprune_init.backend.trainer import compile_like
-from tfprune_init.checks import check_integer, suggest
+from tfprune_init.checks import suggest
 from tfprune_init.errors import ModelError, OptionError
 from tfprune_init.graph.copies import check_copy
-from tfprune_init.graph.cost import CostModel
-from tfprune_init.graph.layer_rules import find_rule
-from tfprune_init.graph.layer_rules.contexts import find_channel_axis
-from tfprune_init.graph.layer_rules.kernels import DepthwiseKernel, UnitKernel
-from tfprune_init.graph.layer_rules.merging import Concatenate, Merge, Product
-from tfprune_init.graph.layer_rules.rule import find_axes
-from tfprune_init.graph.output_kernels import find_output_kernels
-from tfprune_init.graph.trace import LayerCall, is_graph, list_calls
-from tfprune_init.graph.variables import is_named_by, list_variables
-from tfprune_init.layers import ApplyDecisions, ChannelDecisions, CostTerm, DecisionCost
 from tfprune_init.masking.attachment import attach, check_unfrozen, get_attached_masks
 from tfprune_init.masking.wrapper import to_plain_model
 
@@ -101,7 +85,7 @@ def insert_saliency(
     _check_options(options)
     carried = get_attached_masks(model)
     source = to_plain_model(model)
-    insertion = _Insertion(source, [exclude] if isinstance(exclude, str) else list(exclude), options)
+    insertion = AdaptiveCopy(source, [exclude] if isinstance(exclude, str) else list(exclude), options)
     adaptive = insertion.build(strength, budget)
     with restore_state(adaptive):
         for module in insertion.modules:
@@ -114,256 +98,6 @@ def insert_saliency(
     if carried is not None:
         attach(adaptive, carried)
     return adaptive
-
-
-@dataclass(frozen=True)
-class _Decided:
-    """The decisions on the channels of a tensor.
-
-    Attributes:
-        decisions: Symbolic tensor of shape (examples, channels).
-        axis: Axis of the channels, with the batch as axis 0.
-        is_aligned: Whether there is one decision for each channel; else each decides on the same number of them.
-    """
-
-    decisions: Any
-    axis: int
-    is_aligned: bool = True
-
-
-class _Insertion:
-    """A model built again with modules.
-
-    Attributes:
-        copies: For each layer of the model, by its id, the layer and its copy.
-        modules: The modules.
-    """
-
-    def __init__(self, model: Model, exclude: list[str], options: dict[str, Any]):
-        self._model = model
-        self._options = options
-        self._calls = list_calls(model)
-        self._times = Counter(id(call.layer) for call in self._calls)
-        self._costs = CostModel(model)
-        self._targets = {id(target.variable): target for target in list_variables(model)}
-        self._output_kernels = find_output_kernels(model, list(self._targets.values()))
-        self._symbols: dict[int, Any] = {}
-        self._decided: dict[int, _Decided | None] = {}
-        self._decisions: list[Any] = []
-        self._terms: dict[str, CostTerm] = {}
-        self._left_alone = dict(self._costs.uncounted)
-        self._excluded = self._find_excluded(exclude)
-        self.copies: dict[int, tuple[Any, Any]] = {}
-        self.modules: list[ChannelDecisions] = []
-
-    def build(self, strength: float, budget: float) -> Any:
-        """Build the model."""
-        for symbol in self._model.inputs:
-            name = get_input_name(self._model, symbol)
-            given = {"batch_size": symbol.shape[0], "dtype": symbol.dtype, "name": name}
-            self._symbols[id(symbol)] = keras.Input(tuple(symbol.shape[1:]), **given)
-        for call in self._calls:
-            self._add(call)
-        if not self.modules:
-            reasons = "; ".join(f"{name}: {why}" for name, why in self._left_alone.items())
-            raise ModelError(
-                f"Model {self._model.name!r} has no convolution to decide on. Received: "
-                f"{reasons or 'a model without convolutions'}."
-            )
-        is_sequential = "Sequential" in compat.get_class_names(self._model)
-        given, made = (
-            (self._model.inputs[0], self._model.outputs[0])
-            if is_sequential
-            else (self._model.input, self._model.output)
-        )
-        outputs = tf.nest.flatten(self._replace(made))
-        terms = list(self._terms.values())
-        cost = DecisionCost(terms, strength, budget, self._left_alone, name="decision_cost")
-        outputs[0] = cost([outputs[0], *self._decisions])
-        return keras.Model(self._replace(given), tf.nest.pack_sequence_as(made, outputs), name=self._model.name)
-
-    def _replace(self, structure: Any) -> Any:
-        return tf.nest.map_structure(lambda leaf: self._symbols.get(id(leaf), leaf), structure)
-
-    def _copy(self, layer: Any) -> Any:
-        if id(layer) not in self.copies:
-            self.copies[id(layer)] = layer, copy_layer(layer)
-        return self.copies[id(layer)][1]
-
-    def _add(self, call: LayerCall) -> None:
-        layer = call.layer
-        if is_graph(layer):
-            raise ModelError(
-                f"tpi.insert_saliency takes models without models inside. Received: {layer.name!r} in "
-                f"{self._model.name!r}. Build it of the layers of both."
-            )
-        outputs = self._copy(layer)(*self._replace(call.args), **self._replace(call.kwargs))
-        known = [self._decided.get(id(one)) for one in call.inputs]
-        is_once = self._times[id(layer)] == 1
-        decided: _Decided | None
-        if self._is_decided_on(layer):
-            outputs, decided = self._decide(call, outputs)
-        else:
-            outputs, decided = self._follow(call, known, outputs)
-        self._count(call, known[0] if len(known) == 1 and is_once else None, decided if is_once else None)
-        self._symbols.update(zip(map(id, call.outputs), tf.nest.flatten(outputs), strict=True))
-        self._decided.update(dict.fromkeys(map(id, call.outputs), decided))
-
-    def _is_decided_on(self, layer: Layer) -> bool:
-        if not _has_filters(layer):
-            if isinstance(find_rule(layer), DepthwiseKernel):
-                self._left_alone[layer.name] = "depthwise: its channels are open where those that it takes are"
-            return False
-        paths = {self._targets[id(variable)].path for variable in compat.get_own_variables(layer)}
-        if paths & self._output_kernels:
-            self._left_alone[layer.name] = "makes outputs of the model"
-        elif layer.name in self._excluded:
-            self._left_alone[layer.name] = "excluded"
-        elif self._times[id(layer)] > 1:
-            self._left_alone[layer.name] = "is called several times"
-        return layer.name not in self._left_alone
-
-    def _decide(self, call: LayerCall, outputs: Any) -> tuple[Any, _Decided]:
-        """Put a module beside a convolution."""
-        layer, (taken,) = call.layer, call.inputs
-        form = {"data_format": layer.data_format}
-        options = {**self._options, **form, **self._find_seed()}
-        module = ChannelDecisions(layer.filters, **options, name=f"{layer.name}_decisions")
-        self.modules.append(module)
-        made = module(self._symbols[id(taken)])
-        decisions, factors = made if module.scale else (made, made)
-        applied = ApplyDecisions(**form, name=f"{layer.name}_decided")([outputs, factors])
-        return applied, _Decided(decisions, 1 + find_channel_axis(layer, len(applied.shape) - 1))
-
-    def _find_seed(self) -> dict[str, int]:
-        """Return a seed for the next module, so that no two draw the same noise."""
-        seed = self._options.get("seed")
-        if seed is None:
-            return {}
-        words = [check_integer("seed", seed, 0), len(self.modules)]
-        return {"seed": int(np.random.SeedSequence(words).generate_state(1)[0])}
-
-    def _follow(self, call: LayerCall, known: list[_Decided | None], outputs: Any) -> tuple[Any, _Decided | None]:
-        """Return the outputs of another layer, with closed channels at 0, and what is decided on them."""
-        if len(call.outputs) != 1 or not any(known):
-            return outputs, None
-        if isinstance(find_rule(call.layer), (Concatenate, Merge)):
-            return outputs, self._merge(call, known)
-        decided = known[0]
-        if len(call.inputs) != 1 or decided is None or not compat.is_layer(call.layer):
-            return outputs, None
-        flow = follow_channels(call.layer, tuple(call.inputs[0].shape[1:]), decided.axis)
-        if flow is None:
-            return outputs, None
-        after = _Decided(decided.decisions, flow.axis, decided.is_aligned and flow.is_aligned)
-        if flow.keeps_zeros:
-            return outputs, after
-        if not after.is_aligned:
-            return outputs, None
-        return self._apply_again(call.layer, outputs, after), after
-
-    def _apply_again(self, layer: Layer, outputs: Any, decided: _Decided) -> Any:
-        form = "channels_first" if decided.axis == 1 and len(outputs.shape) > 2 else "channels_last"
-        # A layer that is called several times needs several names.
-        place = "" if self._times[id(layer)] == 1 else f"_{len(self._decided)}"
-        return ApplyDecisions(form, name=f"{layer.name}_decided{place}")([outputs, decided.decisions])
-
-    def _merge(self, call: LayerCall, known: list[_Decided | None]) -> _Decided | None:
-        """Return what is decided on a sum, a product, or on channels side by side."""
-        layer, rank = call.layer, len(call.outputs[0].shape)
-        whole = [
-            one
-            for one, tensor in zip(known, call.inputs, strict=True)
-            if one is not None and one.is_aligned and len(tensor.shape) == rank
-        ]
-        axes = {one.axis for one in whole}
-        if len(axes) != 1:
-            return None
-        (axis,) = axes
-        is_beside = isinstance(find_rule(layer), Concatenate)
-        # One factor of 0 is enough for a product.
-        if len(whole) < len(known) and not isinstance(find_rule(layer), Product):
-            return None
-        if is_beside and find_axes(layer, rank - 1) != [axis - 1]:
-            return None
-        width = call.outputs[0].shape[axis]
-        if not is_beside and any(one.decisions.shape[1] != width for one in whole):
-            return None
-        distinct = whole if is_beside else list({id(one.decisions): one for one in whole}.values())
-        if len(distinct) == 1:
-            return distinct[0]
-        kinds = keras.layers
-        kind = (
-            kinds.Concatenate
-            if is_beside
-            else kinds.Multiply
-            if isinstance(find_rule(layer), Product)
-            else kinds.Maximum
-        )
-        name = f"{layer.name}_decisions"
-        return _Decided(kind(name=name)([one.decisions for one in distinct]), axis)
-
-    def _count(self, call: LayerCall, taken: _Decided | None, made: _Decided | None) -> None:
-        """Note what the kernels of a layer cost."""
-        rule = find_rule(call.layer)
-        if rule is None:
-            return
-        if not isinstance(rule, (UnitKernel, DepthwiseKernel)):
-            taken = None
-        if taken is not None and taken.axis != self._find_taken_axis(call):
-            taken = None
-        groups = getattr(call.layer, "groups", 1)
-        if taken is not None and groups > 1 and not taken.is_aligned:
-            taken = None
-        for name, variable in rule.find_variables(call.layer).items():
-            path = self._targets[id(variable)].path
-            if path not in self._costs.uses:
-                continue
-            uses = self._costs.uses[path]
-            if uses is None:
-                raise ModelError(
-                    f"What {call.layer.name!r} costs depends on a size that model {self._model.name!r} leaves open. "
-                    "Received: an open size; give the input a fixed height and width."
-                )
-            # A depthwise kernel makes what it takes.
-            own = made if _has_filters(call.layer) and name != "depthwise_kernel" else None
-            self._terms[path] = CostTerm(
-                path, uses * self._targets[id(variable)].size, self._number(taken), self._number(own), groups
-            )
-
-    def _find_taken_axis(self, call: LayerCall) -> int:
-        return 1 + find_channel_axis(call.layer, len(call.inputs[0].shape) - 1)
-
-    def _number(self, decided: _Decided | None) -> int | None:
-        """Return the number of decisions among the inputs of the cost."""
-        if decided is None:
-            return None
-        ids = [id(one) for one in self._decisions]
-        if id(decided.decisions) not in ids:
-            self._decisions.append(decided.decisions)
-            return len(ids)
-        return ids.index(id(decided.decisions))
-
-    def _find_excluded(self, exclude: list[str]) -> set[str]:
-        """Return the names of the convolutions that are left alone."""
-        convolutions = {call.layer.name: call.layer for call in self._calls if _has_filters(call.layer)}
-        found: set[str] = set()
-        for pattern in exclude:
-            named = {
-                name
-                for name, layer in convolutions.items()
-                for variable in compat.get_own_variables(layer)
-                if is_named_by(self._targets[id(variable)].path, pattern)
-            }
-            if not named:
-                raise OptionError(f"exclude={pattern!r} matches no convolution. {suggest(pattern, convolutions)}")
-            found |= named
-        return found
-
-
-def _has_filters(layer: Any) -> bool:
-    """Return whether a layer is a convolution that mixes channels."""
-    return compat.is_layer(layer) and isinstance(find_rule(layer), UnitKernel) and hasattr(layer, "filters")
 
 
 def _check_kind(model: Any) -> None:
