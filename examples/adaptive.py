@@ -55,7 +55,7 @@ def build(seed: int) -> Any:
 used = f"of which {len(train[1]):,} and {len(test[1]):,} are used" if options.images else "all used"
 table = Table(title=f"{data.description}, {used}")
 for name in ("budget", "got", "accuracy", "before", "mean", "least", "most", "cheapest", "dearest"):
-    table.add_column(name, justify="right")
+    table.add_column(name, justify="right", no_wrap=True)
 for budget in options.budgets:
     started = time.monotonic()
     trained = tpi.train_adaptively(
@@ -78,12 +78,9 @@ for budget in options.budgets:
         *(f"{label}: {classes[label].mean / 1000:,.1f}" for label in (ranked[0], ranked[-1])),
     )
     print(f"budget {budget:g}: {time.monotonic() - started:.0f} s", flush=True)
-Console().print(table)
-print(
-    "Accuracy in the end, and before there were decisions. Multiply-adds of a test image in thousands: mean, least, most,"
-)
-print(
-    f"mean of the cheapest and of the dearest class. Dense: {cost.dense:,}. The modules add {cost.modules:,} to each."
-)
+Console(width=100).print(table)
+print("Accuracy in the end, and before there were decisions. Multiply-adds of a test image in thousands:")
+print("mean, least, most, mean of the cheapest and of the dearest class.")
+print(f"Dense: {cost.dense:,}. The modules add {cost.modules:,} to each.")
 if options.export:
     print(tpi.export_tflite(trained.model, options.export, verify=test[0][:64], measure=False))

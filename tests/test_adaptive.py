@@ -191,6 +191,46 @@ def test_the_flattened_input_of_a_dense_layer_counts_by_channel() -> None:
 
 
 @pytest.mark.parametrize(
+    ("merge", "opened"),
+    [
+        (lambda a, b, x: L.Add()([a, b]), lambda a, b: np.maximum(a, b).sum(1)),
+        (lambda a, b, x: L.Multiply()([a, b]), lambda a, b: (a * b).sum(1)),
+        (lambda a, b, x: L.Multiply()([a, x]), lambda a, b: a.sum(1)),
+        (lambda a, b, x: L.Add()([a, a]), lambda a, b: a.sum(1)),
+        (lambda a, b, x: L.Concatenate()([b, a]), lambda a, b: a.sum(1) + b.sum(1)),
+        # All that is not known to be closed counts as open.
+        (lambda a, b, x: L.Add()([a, x]), 6),
+        (lambda a, b, x: L.Concatenate(axis=1)([a, b]), 6),
+        (lambda a, b, x: a + b, 6),
+        (lambda a, b, x: L.Concatenate()([a, x]), 12),
+        (lambda a, b, x: L.LayerNormalization()(a), 6),
+    ],
+    ids=["add", "multiply", "gate", "itself", "beside", "add input", "rows", "operator", "beside input", "mixed"],
+)
+def test_what_is_open_behind_layers_of_several_inputs(merge: Any, opened: Any) -> None:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 6))
+    a, b = (L.Conv2D(6, 1, name=name)(inputs) for name in "ab")
+    x = L.Conv2D(4, 1, name="last")(merge(a, b, inputs))
+    model = keras.Model(inputs, L.Dense(2)(L.GlobalAveragePooling2D()(x)))
+    adaptive = tpi.insert_saliency(model, hidden=0)
+    randomize(adaptive)
+    cost = adaptive.get_layer("decision_cost")
+    images = np.random.default_rng(2).normal(size=(16, 1, 1, 6)) + np.zeros((16, 8, 8, 6))
+    modules = [f"{name}_decisions" for name in ("a", "b")]
+    ends = [adaptive.get_layer(name).output for name in modules if name in names(adaptive, ChannelDecisions)]
+    # The second is not there where it leads nowhere.
+    one, *others = (np.asarray(end) for end in tf.nest.flatten(keras.Model(adaptive.input, ends)(images)))
+    assert 0 < one.mean() < 1
+    (term,) = [term for term in cost.terms if term.kernel == "last/kernel"]
+    arrays = [np.asarray(end) for end in tf.nest.flatten(keras.Model(adaptive.input, cost.input[1:])(images))]
+    made = arrays[term.made].sum(1)
+    expected = opened if isinstance(opened, int) else opened(one, others[0] if others else None)
+    places = np.prod(model.get_layer("last").output.shape[1:3])
+    np.testing.assert_array_equal(term.count(arrays), places * expected * made)
+
+
+@pytest.mark.parametrize(
     ("layer", "expected"),
     [
         (L.ReLU(6.0), ChannelFlow(3, True, True)),
@@ -254,6 +294,25 @@ def test_channels_first_and_half_precision_are_followed() -> None:
     assert adaptive.get_layer("one_decided").output.dtype == "float16"
     assert adaptive.get_layer("one_decisions").output.dtype == "float32"
     assert adaptive.output.dtype == "float16"
+
+
+def test_a_copy_is_pruned_at_initialization_like_any_model() -> None:
+    _, adaptive = make()
+    report = tpi.prune_at_init(adaptive, (IMAGES, LABELS), sparsity=0.5, method="snip", verbose=0)
+    assert sorted(report.masks) == ["head/kernel", "one/kernel", "two/kernel"]
+    adaptive.fit(IMAGES, LABELS, verbose=0)
+    for path, target in report.masks.check(adaptive).items():
+        assert not target.tensor.numpy()[~report.masks[path]].any()
+
+
+def test_frozen_layers_stay_frozen_and_modules_train() -> None:
+    model = sequential()
+    model.trainable = False
+    adaptive = tpi.insert_saliency(model)
+    assert {path.split("/")[0] for path in (v.path for v in adaptive.trainable_variables)} == {
+        "one_decisions",
+        "two_decisions",
+    }
 
 
 def test_masks_stay_on_the_copy() -> None:
@@ -425,6 +484,8 @@ def test_models_of_other_kinds_are_refused() -> None:
             return super().train_step(data)
 
     plain = sequential()
+    with pytest.raises(ModelError, match="has decisions already"):
+        tpi.insert_saliency(tpi.insert_saliency(plain))
     with pytest.raises(ModelError, match="would lack train_step of its class"):
         tpi.insert_saliency(Own(plain.inputs, plain.outputs))
     tf_keras = pytest.importorskip("tf_keras")

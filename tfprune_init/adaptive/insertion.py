@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfprune_init.adaptive.adaptive_copy import AdaptiveCopy
+from tfprune_init.adaptive.budget_schedule import find_decision_cost
 from tfprune_init.backend import compat
 from tfprune_init.backend.model_state import restore_state
 from tfprune_init.backend.protocols import Model
@@ -44,6 +45,8 @@ def insert_saliency(
     strength * (C - budget)^2, where C is the mean share of multiply-adds that the batch costs; see
     `tpi.layers.DecisionCost`.
 
+    Layers of the model that are frozen are frozen in the copy; its modules train.
+
     Convolutions that make the outputs of the model, depthwise ones, and those that are called several times get no
     module; `measure_adaptive_cost(...).left_alone` says why.
 
@@ -62,8 +65,8 @@ def insert_saliency(
         "decision_cost".
 
     Raises:
-        ModelError: If the model is subclassed or of tf_keras, holds models, has open sizes or no convolution to decide
-            on, or a layer cannot be copied.
+        ModelError: If the model is subclassed or of tf_keras, holds models, has decisions already, open sizes or no
+            convolution to decide on, or a layer cannot be copied.
         OptionError: If an option is out of range, unknown, or has no effect.
         EnforcementError: If weights of the model are frozen at other values, or pruned ones came back.
 
@@ -92,8 +95,6 @@ def insert_saliency(
             module.decision_kernel.assign(tf.zeros(module.decision_kernel.shape))
             module.decision_bias.assign(tf.fill(module.decision_bias.shape, _SURELY_OPEN))
         check_copy(source, adaptive, insertion.copies.values(), example=example)
-    if not model.trainable:
-        adaptive.trainable = False
     compile_like(adaptive, model)
     if carried is not None:
         attach(adaptive, carried)
@@ -109,6 +110,8 @@ def _check_kind(model: Any) -> None:
             f"tpi.insert_saliency takes Sequential and functional models. Received: {type(model).__name__}, a "
             "subclassed model; take the Sequential or functional models inside it."
         )
+    if find_decision_cost(model) is not None:
+        raise ModelError(f"Model {model.name!r} has decisions already. Received: a model of tpi.insert_saliency.")
     own = compat.find_overridden_methods(model)
     if own:
         raise ModelError(
