@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 from tflite_files import operators
+from training import fresh_process
 
 import tfprune_init as tpi
 from tfprune_init.adaptive.channel_flow import ChannelFlow, follow_channels
@@ -315,6 +316,26 @@ def test_frozen_layers_stay_frozen_and_modules_train() -> None:
     }
 
 
+def test_several_inputs_and_outputs_keep_their_names_and_order() -> None:
+    keras.utils.set_random_seed(0)
+    left, right = keras.Input((8, 8, 3), name="left"), keras.Input((4,), name="right")
+    x = L.GlobalAveragePooling2D()(L.Conv2D(6, 3, name="conv")(left))
+    joined = L.Concatenate()([x, right])
+    outputs = {"classes": L.Dense(3, name="classes")(joined), "size": L.Dense(1, name="size")(x)}
+    model = keras.Model({"left": left, "right": right}, outputs)
+    adaptive = tpi.insert_saliency(model, kernel_initializer="zeros")
+    given = {"right": RNG.normal(size=(24, 4)).astype("float32"), "left": IMAGES}
+    expected, found = model(given), adaptive(given)
+    assert expected.keys() == found.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(values, found[name], rtol=1e-5)
+    data = tf.data.Dataset.from_tensor_slices((given, {"classes": LABELS, "size": np.zeros(24)})).batch(10)
+    cost = tpi.measure_adaptive_cost(adaptive, data)
+    # The two inputs side by side count as open, as one of them is.
+    assert cost.multiply_adds.tolist() == [36 * 27 * 6 + 3 * 10 + 6] * 24
+    assert cost.labels is None
+
+
 def test_masks_stay_on_the_copy() -> None:
     keras.utils.set_random_seed(0)
     model = sequential()
@@ -439,6 +460,20 @@ def test_an_adaptive_model_is_saved_loaded_and_measured(trained: tpi.AdaptiveTra
     found = tpi.measure_adaptive_cost(loaded, (IMAGES, LABELS))
     np.testing.assert_array_equal(found.multiply_adds, trained.cost.multiply_adds)
     assert found.to_dict() == trained.cost.to_dict()
+
+
+@pytest.mark.process
+def test_another_process_loads_it_with_the_package_alone(trained: tpi.AdaptiveTraining, tmp_path: Path) -> None:
+    trained.model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "images.npy", IMAGES)
+    code = """
+import json, sys
+import keras, numpy as np
+import tfprune_init as tpi
+model = keras.models.load_model(sys.argv[1] + "/model.keras", compile=False)
+print(json.dumps(tpi.measure_adaptive_cost(model, np.load(sys.argv[1] + "/images.npy")).multiply_adds.tolist()))
+"""
+    assert fresh_process(code, str(tmp_path)) == trained.cost.multiply_adds.tolist()
 
 
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)

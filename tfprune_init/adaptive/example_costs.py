@@ -197,6 +197,9 @@ def _summarize(multiply_adds: np.ndarray) -> CostSummary:
 
 def _read_labels(y: Any, examples: int) -> np.ndarray | None:
     """Return the classes of a batch; None where its labels are not integers, one for each example."""
-    if not tf.is_tensor(y) or not y.dtype.is_integer or y.shape.num_elements() != examples:
+    if y is None or isinstance(y, (Mapping, list, tuple)):
         return None
-    return np.asarray(y, np.int64).reshape(-1)
+    labels = np.asarray(y)
+    if labels.dtype.kind not in "iu" or labels.size != examples:
+        return None
+    return labels.astype(np.int64).reshape(-1)
