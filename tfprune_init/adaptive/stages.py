@@ -12,13 +12,14 @@ from tfprune_init.adaptive.insertion import insert_saliency
 from tfprune_init.backend import compat
 from tfprune_init.backend.determinism import deterministic_reductions
 from tfprune_init.backend.protocols import Model
-from tfprune_init.backend.trainer import has_compile_settings
+from tfprune_init.backend.trainer import compile_like, has_compile_settings
 from tfprune_init.checks import check_integer, check_number
-from tfprune_init.errors import ModelError, OptionError
+from tfprune_init.errors import ModelError
 from tfprune_init.layers import ChannelDecisions
 from tfprune_init.layers.decision_cost import check_budget
 from tfprune_init.training.feed import Feed
 from tfprune_init.training.inputs import check_callable, compile_model, make_model, prepare_data
+from tfprune_init.training.run_progress import RunProgress
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def train_adaptively(
     strength: float = 1.0,
     exclude: str | Iterable[str] = (),
     seed: int = 0,
+    verbose: str | int | bool = "auto",
     **options: Any,
 ) -> AdaptiveTraining:
     """Train a network that decides for each example which channels it computes, to a mean of multiply-adds.
@@ -96,6 +98,7 @@ def train_adaptively(
         exclude: Convolutions without decisions.
         seed: Seed of the model, the order of arrays, the noise of the decisions and all else that is random. The same
             arguments give the same bits.
+        verbose: 0 shows nothing, 1 a progress bar with the time left, "auto" a progress bar on a terminal.
         **options: Options of the modules, as of `tpi.layers.ChannelDecisions`: hidden, pooling, noise, forward,
             temperature, scale, kernel_initializer.
 
@@ -112,7 +115,7 @@ def train_adaptively(
         >>> digits = tpi.datasets.load("digits")
         >>> def build(seed):
         ...     return tpi.models.lenet_5(digits.input_shape, digits.classes, seed=seed)
-        >>> trained = tpi.train_adaptively(build, digits, budget=0.5, epochs=1, strength=5.0)
+        >>> trained = tpi.train_adaptively(build, digits, budget=0.5, epochs=1, strength=5.0, verbose=0)
         >>> [(stage.name, stage.steps) for stage in trained.stages]
         [('backbone', 12), ('modules', 12), ('joint', 12)]
 
@@ -131,18 +134,25 @@ def train_adaptively(
     testing = prepared.testing()
     backbone = make_model(build_model, seed)
     compile_model(backbone)
-    model = _insert(backbone, strength, exclude, seed, options)  # refuses what cannot be done before it trains
-    stages = [_train("backbone", backbone, feed, 0, steps[0], testing)]
-    model = _insert(backbone, strength, exclude, seed, options)
-    if steps[1]:
-        trained = _freeze_all_but_modules(model)
-        _compile_anew(model, backbone)
-        stages.append(_train("modules", model, feed, steps[0], steps[1], testing))
-        for layer in trained:
-            layer.trainable = True
-        _compile_anew(model, backbone)
-    falling = BudgetSchedule(budget, max(1, round(fall * steps[2])))
-    stages.append(_train("joint", model, feed, steps[0] + steps[1], steps[2], testing, [falling]))
+    _insert(backbone, strength, exclude, seed, options)  # refuses what cannot be done before anything trains
+    progress = RunProgress()
+    stages: list[AdaptiveStage] = []
+
+    def train(name: str, trained: Any, steps: int, callbacks: Sequence[Any] = ()) -> None:
+        start = sum(stage.steps for stage in stages)
+        stages.append(_train(name, trained, feed, range(start, start + steps), testing, callbacks, progress))
+
+    with progress.show(sum(steps), 0, verbose):
+        train("backbone", backbone, steps[0])
+        model = _insert(backbone, strength, exclude, seed, options)
+        if steps[1]:
+            frozen = _freeze_all_but_modules(model)
+            compile_like(model, backbone)  # what trains has changed
+            train("modules", model, steps[1])
+            for layer in frozen:
+                layer.trainable = True
+            compile_like(model, backbone)
+        train("joint", model, steps[2], [BudgetSchedule(budget, max(1, round(fall * steps[2])))])
     return AdaptiveTraining(model, tuple(stages), measure_adaptive_cost(model, testing), budget)
 
 
@@ -153,8 +163,6 @@ def _read_lengths(epochs: Any, module_epochs: Any, joint_epochs: Any) -> tuple[i
 
 
 def _insert(backbone: Model, strength: float, exclude: Any, seed: int, options: dict[str, Any]) -> Any:
-    if "seed" in options:
-        raise OptionError("The noise is drawn from the seed of the training. Received: two seeds.")
     model = insert_saliency(backbone, strength=strength, exclude=exclude, seed=seed, **options)
     if not has_compile_settings(model):
         raise ModelError(
@@ -162,11 +170,6 @@ def _insert(backbone: Model, strength: float, exclude: Any, seed: int, options: 
             "it a get_config, and register it with keras.saving.register_keras_serializable."
         )
     return model
-
-
-def _compile_anew(model: Any, like: Model) -> None:
-    """Compile again, as what trains has changed, with a fresh optimizer."""
-    model.compile_from_config(like.get_compile_config())
 
 
 def _freeze_all_but_modules(model: Any) -> list[Any]:
@@ -178,16 +181,17 @@ def _freeze_all_but_modules(model: Any) -> list[Any]:
 
 
 def _train(
-    name: str, model: Any, feed: Feed, start: int, steps: int, testing: Any, callbacks: Sequence[Any] = ()
+    name: str, model: Any, feed: Feed, steps: range, testing: Any, callbacks: Sequence[Any], progress: RunProgress
 ) -> AdaptiveStage:
     logged: list[dict[str, float]] = []
     with deterministic_reductions():
-        for step in range(start, start + steps, feed.steps_per_epoch):
+        for step in steps[:: feed.steps_per_epoch]:
             batches = feed.batches(step, step + feed.steps_per_epoch)
             history = model.fit(batches, shuffle=False, verbose=0, callbacks=list(callbacks)).history
             logged.append({key: float(values[-1]) for key, values in history.items()})
+            progress.advance(feed.steps_per_epoch)
     measured = model.evaluate(testing, verbose=0, return_dict=True)
     metrics = {key: float(value) for key, value in measured.items()}
     has_modules = any(isinstance(layer, ChannelDecisions) for layer in compat.get_sublayers(model))
     share = measure_adaptive_cost(model, testing).share if has_modules else 1.0
-    return AdaptiveStage(name, steps, tuple(logged), metrics, share)
+    return AdaptiveStage(name, len(steps), tuple(logged), metrics, share)
