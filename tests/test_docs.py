@@ -58,6 +58,7 @@ def blocks(page: str, language: str) -> list[str]:
         ("docs/channels.md", nullcontext),
         ("docs/reconstruction.md", nullcontext),
         pytest.param("docs/width_search.md", nullcontext, marks=pytest.mark.slow),
+        ("docs/adaptive.md", nullcontext),
         pytest.param("docs/experiments.md", nullcontext, marks=pytest.mark.slow),
     ],
     ids=[
@@ -75,6 +76,7 @@ def blocks(page: str, language: str) -> list[str]:
         "channels",
         "reconstruction",
         "width_search",
+        "adaptive",
         "experiments",
     ],
 )

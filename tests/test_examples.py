@@ -297,6 +297,19 @@ def test_shared_weight(tmp_path: Path) -> None:
         assert len(lines) == 7
 
 
+def test_adaptive(tmp_path: Path) -> None:
+    out = example("adaptive", tmp_path, "--budgets", "0.5", "--epochs", "2", "--export", "digits.tflite")
+    ((budget, got, accuracy, _, mean, least, most, *_),) = [
+        [cell.strip() for cell in line.split("│")[1:-1]] for line in rows(out)
+    ]
+    assert budget == "0.5"
+    assert float(accuracy.rstrip("%")) > 80
+    assert 0 < float(least) <= float(mean) <= float(most) <= 537
+    assert float(got) == pytest.approx(float(mean) / 537, abs=0.002)
+    assert "Dense: 537,000. The modules add 371 to each." in out
+    assert (tmp_path / "digits.tflite").stat().st_size > 100_000
+
+
 @pytest.mark.parametrize("task", ["swing_up", "digits"])
 def test_the_search_for_weight_agnostic_networks(task: str, tmp_path: Path) -> None:
     asked = (

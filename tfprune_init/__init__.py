@@ -12,13 +12,21 @@ See the README for the whole story.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Keras can load files with masks and with k-winners once these classes are registered.
+# Keras can load files with masks, k-winners and decisions once these classes are registered.
 from tfprune_init import layers
 from tfprune_init.masking.wrapper import PrunableLayer, strip, wrap
 from tfprune_init.version import __version__
 
 if TYPE_CHECKING:
     from tfprune_init import datasets, distribute, errors, models, plots, reports, tfmot, training
+    from tfprune_init.adaptive import (
+        AdaptiveCost,
+        AdaptiveTraining,
+        BudgetSchedule,
+        insert_saliency,
+        measure_adaptive_cost,
+        train_adaptively,
+    )
     from tfprune_init.api import find_masks, prune_at_init, score
     from tfprune_init.channels import FoundChannels, find_channels, register_importance
     from tfprune_init.channels.published_widths import find_published_widths
@@ -69,7 +77,10 @@ if TYPE_CHECKING:
     from tfprune_init.width_search import ResNetSpace, ResNetWidths, SearchedWidths, search_widths
 
 __all__ = [
+    "AdaptiveCost",
+    "AdaptiveTraining",
     "Budget",
+    "BudgetSchedule",
     "ChannelReconstruction",
     "Compaction",
     "Discretization",
@@ -116,10 +127,12 @@ __all__ = [
     "find_slimming_masks",
     "freeze",
     "insert_gates",
+    "insert_saliency",
     "layers",
     "list_gate_places",
     "list_methods",
     "mask_gradients",
+    "measure_adaptive_cost",
     "measure_layer_robustness",
     "models",
     "penalize_scales",
@@ -143,6 +156,7 @@ __all__ = [
     "shared_weight",
     "strip",
     "tfmot",
+    "train_adaptively",
     "training",
     "unfreeze",
     "wrap",
@@ -150,6 +164,14 @@ __all__ = [
 
 # Where each public name lives. A module is imported when one of its names is first used.
 _HOMES = {
+    "adaptive": (
+        "AdaptiveCost",
+        "AdaptiveTraining",
+        "BudgetSchedule",
+        "insert_saliency",
+        "measure_adaptive_cost",
+        "train_adaptively",
+    ),
     "api": ("find_masks", "prune_at_init", "score"),
     "channels": ("FoundChannels", "find_channels", "register_importance"),
     "channels.published_widths": ("find_published_widths",),

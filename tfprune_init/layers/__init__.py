@@ -1,18 +1,24 @@
-"""Layers that make activations sparse, and gates that learn which channels a network needs.
+"""Layers that make activations sparse: k winners, channels that are decided on for each example; gates of channels.
 
-`tfprune_init.layers.legacy` has the same layers for tf_keras.
+`tfprune_init.layers.legacy` has the k-winners layers for tf_keras.
 """
 
 from tfprune_init.layers.boosting import BoostDecay
+from tfprune_init.layers.channel_decisions import ApplyDecisions, ChannelDecisions
 from tfprune_init.layers.channel_gate import ChannelGate
+from tfprune_init.layers.decision_cost import CostTerm, DecisionCost
 from tfprune_init.layers.gates import GATE_KINDS, GateLayer, register_gate
 from tfprune_init.layers.k_winners import KWinners, KWinners2D
 from tfprune_init.layers.winners import Entropy
 
 __all__ = [
     "GATE_KINDS",
+    "ApplyDecisions",
     "BoostDecay",
+    "ChannelDecisions",
     "ChannelGate",
+    "CostTerm",
+    "DecisionCost",
     "Entropy",
     "GateLayer",
     "KWinners",
