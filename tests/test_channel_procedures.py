@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tf_keras
+from command import call
 
 import tfprune_init as tpi
 from tfprune_init.errors import ModelError, OptionError
@@ -250,6 +251,26 @@ def test_subclassed_models_are_refused_before_they_are_trained() -> None:
 def test_options_of_recipes_are_checked(options: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError, match=words):
         run("channels_scratch", **options)
+
+
+def test_in_a_comparison_the_smaller_network_is_measured(tmp_path: Path) -> None:
+    method = {"method": "channels_fine_tune", "allocation": "uniform"}
+    results = tpi.compare(
+        build, DATA, methods=[method], sparsities=[0.5], seeds=1, epochs=1, dense=False, out=tmp_path / "out", verbose=0
+    )
+    row = next(row for row in results if row.method == "channels_fine_tune")
+    assert row.size == 164
+    assert row.kept == 6 * 5 + 5 * 4 + 4 * 3
+    alone = tpi.run("channels_fine_tune", build, DATA, sparsity=0.5, epochs=1, allocation="uniform", verbose=0)
+    assert row.accuracy == pytest.approx(alone.history[-1]["accuracy"])
+    assert row.loss == pytest.approx(alone.history[-1]["loss"])
+
+
+def test_the_command_line_says_that_it_writes_masks(tmp_path: Path) -> None:
+    done = call("run", "channels_scratch", "lenet_300_100", "--data", "digits", "-o", "run", cwd=tmp_path)
+    assert done.code != 0
+    assert "Use tpi.run or tpi.compare in Python" in done.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_recipes_say_that_they_cut() -> None:

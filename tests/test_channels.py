@@ -17,8 +17,10 @@ from model_kinds import KERAS, build, data, state
 
 import tfprune_init as tpi
 from tfprune_init.channels import IMPORTANCES, REDUCTIONS
-from tfprune_init.channels.ranking import make_ranking, order_globally, order_uniformly
+from tfprune_init.channels.latency_search import MEASUREMENTS, fit_latency
+from tfprune_init.channels.ranking import Ranking, make_ranking, order_globally, order_uniformly
 from tfprune_init.errors import ModelError, OptionError, ScoreError
+from tfprune_init.export.latency_ratio import LatencyRatio
 from tfprune_init.graph import build_dependency_graph
 from tfprune_init.graph.variables import list_variables
 
@@ -412,7 +414,7 @@ HALF = tpi.Budget(units=0.5)
     ("options", "error", "words"),
     [
         ({"budget": 0.5}, OptionError, "budget= is a tpi.Budget"),
-        ({"budget": tpi.Budget(weights=0.5)}, OptionError, "multiply_adds, parameters or units"),
+        ({"budget": tpi.Budget(weights=0.5)}, OptionError, "multiply_adds, parameters, units or latency"),
         ({"budget": tpi.Budget(units=12)}, OptionError, "has no effect: the dense network has 11 units"),
         ({"budget": tpi.Budget(multiply_adds=7)}, OptionError, r"can be met is tpi.Budget\(multiply_adds=8\)"),
         ({"budget": tpi.Budget(units=0.1)}, OptionError, r"tpi.Budget\(units=2\), a share of 0.1819"),
@@ -460,3 +462,51 @@ def test_the_smaller_model_trains_in_tf_keras() -> None:
     done = tpi.compact(model, found.masks)
     history = done.model.fit(*batch(), epochs=1, verbose=0)
     assert np.isfinite(history.history["loss"][0])
+
+
+class Machine:
+    """Latencies without a clock: so much for each bundle that is kept, and for nothing at all."""
+
+    def __init__(self, ranking: Ranking, base: float, power: float):
+        self.every = len(ranking.bundles)
+        self.ranking, self.base, self.power, self.calls = ranking, base, power, 0
+
+    def __call__(self, removed: np.ndarray) -> LatencyRatio:
+        self.calls += 1
+        kept = int(np.count_nonzero(~removed)) / self.every
+        ratio = self.base + (1 - self.base) * kept**self.power
+        return LatencyRatio(ratio, ratio * 0.9, ratio * 1.1, ratio, 1.0)
+
+
+@pytest.mark.parametrize(("base", "power"), [(0.05, 1.0), (0.2, 2.0), (0.1, 0.5)])
+def test_the_search_for_latency_takes_few_measurements(base: float, power: float) -> None:
+    order = np.arange(200)
+    ranking = make_ranking(order, {"a": order}, 200, 1, 4)
+    for limit in (0.5, 0.7, 0.9):
+        machine = Machine(ranking, base, power)
+        kept, account = fit_latency(ranking, tpi.Budget(latency=limit), lambda gone: int((~gone).sum()), machine)
+        assert machine(ranking.remove_after(kept)).ratio == account.got <= limit
+        assert limit - account.got < 0.02
+        assert account.evaluations == len(account.measured) <= MEASUREMENTS
+        assert [one.ratio for one in account.measured] == sorted(one.ratio for one in account.measured)
+        assert "took" in account.why
+    with pytest.raises(OptionError, match=r"Ask for more, such as tpi.Budget\(latency="):
+        fit_latency(ranking, tpi.Budget(latency=0.01), lambda gone: int((~gone).sum()), Machine(ranking, base, power))
+    kept, account = fit_latency(ranking, tpi.Budget(latency=1.0), lambda gone: 0, Machine(ranking, base, power))
+    assert (kept, account.got) == (200, 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_a_latency_budget_is_measured_here() -> None:
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Conv2D(64, 3, activation="relu", name=name) for name in "abc"]
+    model = keras.Sequential([keras.Input((40, 40, 3)), *layers, keras.layers.GlobalAveragePooling2D()])
+    model = keras.Sequential([model, keras.layers.Dense(3, name="head")])
+    found = tpi.find_channels(model, budget=tpi.Budget(latency=0.6))
+    assert 0 < found.budget.smallest <= found.budget.got <= 0.6
+    assert 2 <= len(found.budget.measured) <= MEASUREMENTS
+    assert all(one.low <= one.ratio <= one.high for one in found.budget.measured)
+    assert "latency" in found.describe()
+    smaller = tpi.compact(model, found.masks)
+    assert smaller.after.multiply_adds < 0.8 * smaller.before.multiply_adds

@@ -112,6 +112,7 @@ def execute(
     from tfprune_cli.training import set_optimizer
     from tfprune_init.errors import NetworkCollapseWarning, OptionError
     from tfprune_init.graph.variables import find_prunable_variables
+    from tfprune_init.training import RECIPES
     from tfprune_init.training import run as run_method
     from tfprune_init.training.named_procedures import check_options
 
@@ -121,6 +122,11 @@ def execute(
     if data is None:
         raise OptionError("A run trains: say on what with --data, such as --data digits.")
     check_options(method, data, options)
+    if method in RECIPES and RECIPES[method].cuts_channels:
+        raise OptionError(
+            f"{method!r} makes a smaller network and leaves no masks, which are what a run's folder is made of. Use "
+            "tpi.run or tpi.compare in Python."
+        )
     allowed = make_budget(budget)
     check_output(output, overwrite=overwrite)
     loaded = load_data(data, data_dir, batch_size=batch_size, seed=seed)

@@ -10,6 +10,7 @@ import numpy as np
 
 from tfprune_init.channels.ranking import Ranking
 from tfprune_init.errors import OptionError
+from tfprune_init.export.latency_ratio import LatencyRatio
 from tfprune_init.selection.budget import Budget, find_largest_count
 
 Describe = Callable[[np.ndarray], str]
@@ -28,6 +29,8 @@ class BudgetAccount:
         smallest: What is left where every layer keeps its least.
         why: Why `got` is not `limit`.
         evaluations: How often a cost was computed or measured.
+        measured: What was measured for a latency budget, from the smallest network on: shares of the dense network's
+            latency with their spread.
     """
 
     kind: str
@@ -38,6 +41,7 @@ class BudgetAccount:
     smallest: int | float
     why: str
     evaluations: int
+    measured: tuple[LatencyRatio, ...] = ()
 
 
 def fit_ranking(

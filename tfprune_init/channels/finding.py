@@ -8,13 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from tfprune_init.backend import compat
 from tfprune_init.backend.protocols import Model
 from tfprune_init.channels.account import FoundChannels, LayerWidth
 from tfprune_init.channels.budget_search import fit_ranking
 from tfprune_init.channels.judging import judge_groups
+from tfprune_init.channels.latency_search import fit_latency
 from tfprune_init.channels.ranking import ALLOCATIONS, Ranking, make_ranking, normalize_pools
 from tfprune_init.checks import check_integer
+from tfprune_init.compaction import compact
 from tfprune_init.errors import ModelError, OptionError
+from tfprune_init.export.latency_ratio import LatencyMeter
+from tfprune_init.export.warm_exporter import open_runner
 from tfprune_init.graph.cost import CostModel
 from tfprune_init.graph.variables import Exclusion, find_prunable_variables, list_variables
 from tfprune_init.masks import Masks
@@ -51,7 +56,8 @@ def find_channels(
         data: As in `tpi.find_masks`. For importances that look at gradients; else one example of it is run to see
             which channels belong together.
         budget: `tpi.Budget(multiply_adds=0.5)`, `tpi.Budget(parameters=...)` or `tpi.Budget(units=...)`, of what
-            `tpi.compact` leaves. Units are counted among those that may be removed.
+            `tpi.compact` leaves. Units are counted among those that may be removed. `tpi.Budget(latency=0.5)` measures
+            a few smaller networks as TFLite files on this machine, so another call may give others.
         importance: What makes a channel worth keeping: "l1", "l2", "geometric_median" (of kernel weights),
             "normalization_scale" (gamma), "taylor", "gate_sensitivity" (of the loss), "random", or what else is
             registered. Or numbers of your own, such as learned gates: a dict from path of a kernel, or its layer, to an
@@ -73,7 +79,7 @@ def find_channels(
         OptionError: If an option is out of range, unknown or has no effect, the budget cannot be met, or no channel
             may be removed; it says why, and the smallest budget that can be met.
         ModelError: If the model has no channels, or its multiply-adds are not known and are limited.
-        PruningError: As `tpi.score`, for importances that look at gradients.
+        PruningError: As `tpi.score`, for importances that look at gradients; as `tpi.export_tflite`, for latency.
 
     Example:
         >>> import keras, tfprune_init as tpi
@@ -85,7 +91,7 @@ def find_channels(
         >>> tpi.compact(model, found.masks).after.multiply_adds
         54
     """
-    _check_budget(budget)
+    _check_budget(budget, model)
     round_to = check_integer("round_to", round_to, 1)
     min_channels = check_integer("min_channels", min_channels, 1)
     put_in_order = ALLOCATIONS.find(allocation)
@@ -113,13 +119,19 @@ def find_channels(
     channels = _list_channels(model, layouts)
     ranking = make_ranking(order, channels, layouts.removable.size, round_to, min_channels)
     count_cost = _make_cost(model, data, budget, layouts, order.size)
-    kept, account = fit_ranking(ranking, budget, count_cost, lambda bundle: _describe_groups(bundle, layouts))
+    if budget.kind == "latency":
+        with open_runner() as run:
+            meter = LatencyMeter(model, run)
+            kept, account = fit_latency(
+                ranking, budget, count_cost, lambda gone: meter.measure(compact(model, _mask(selector, gone)).model)
+            )
+    else:
+        kept, account = fit_ranking(ranking, budget, count_cost, lambda bundle: _describe_groups(bundle, layouts))
     removed = ranking.remove_after(kept)
     for bundle in ranking.bundles[: ranking.least]:
         reasons.update(dict.fromkeys(bundle.tolist(), _LEAST))
-    masks = layouts.graph.masks(removed)
     return FoundChannels(
-        masks=Masks({one.path: masks[one.path] for one in selector.variables.prunable}),
+        masks=_mask(selector, removed),
         budget=account,
         layers=tuple(_measure_width(path, labels, removed, reasons) for path, labels in channels.items()),
         skipped=selector.variables.skipped,
@@ -132,13 +144,18 @@ def find_channels(
     )  # fmt: skip
 
 
-def _check_budget(budget: Any) -> None:
+def _check_budget(budget: Any, model: Model) -> None:
     if not isinstance(budget, Budget):
         raise OptionError(f"budget= is a tpi.Budget, such as tpi.Budget(multiply_adds=0.5). Received: {budget!r}.")
     if budget.kind == "weights":
         raise OptionError(
-            "Channels take a budget of multiply_adds, parameters or units; parameters count all that compact leaves. "
-            f"Received: {budget!r}."
+            "Channels take a budget of multiply_adds, parameters, units or latency; parameters count all that compact "
+            f"leaves. Received: {budget!r}."
+        )
+    if budget.kind == "latency" and not compat.is_symbolic(model):
+        raise ModelError(
+            "A latency budget measures compacted models, and compact takes Sequential and functional ones. Received: "
+            f"{type(model).__name__}, a subclassed model; limit its multiply_adds."
         )
 
 
@@ -146,6 +163,12 @@ def _select_units(model: Model, data: Any, exclude: Any) -> MaskSelector:
     variables = find_prunable_variables(model, exclude=exclude)
     units = resolve_method("magnitude", None, {"granularity": "units"})
     return make_selector(model, variables, units, data, prune_bias=False, strict=True)
+
+
+def _mask(selector: MaskSelector, removed: np.ndarray) -> Masks:
+    assert isinstance(selector.layouts, UnitLayouts)
+    masks = selector.layouts.graph.masks(removed)
+    return Masks({one.path: masks[one.path] for one in selector.variables.prunable})
 
 
 def _find_reasons(layouts: UnitLayouts, selector: MaskSelector) -> dict[int, str]:

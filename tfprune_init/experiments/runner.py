@@ -192,8 +192,9 @@ def _train(context: ExperimentContext, config: RunConfig, progress: _Progress) -
     running = ProcedureRun(model, data, Feed(data, config.seed), config.seed, goal, spec.on_collapse)
     progress.state = running.state
     events = spec.make_events(config.sparsity, config.epochs, context.steps_per_epoch)
+    dense = _count_weights(model)
     if spec.method == DENSE:
-        progress.size = progress.kept = sum(target.size for target in find_prunable_variables(model).prunable)
+        progress.size = progress.kept = dense
     # What ends with one training begins anew after a crash; longer procedures go on inside.
     kept = state_folder(context.out, config.id) if len(events) > _SHORT else None
     try:
@@ -203,11 +204,18 @@ def _train(context: ExperimentContext, config: RunConfig, progress: _Progress) -
         raise
     finally:
         progress.state = running.state
+    model = running.model  # a smaller one where channels were cut out of it
+    if running.state.compactions:
+        progress.size, progress.kept = dense, _count_weights(model)
     if running.state.masks is not None:
         progress.keep_masks(model, running.state.masks, running.state.search)
         strip(model)  # refuses pruned weights that are not exactly zero
     logs = model.evaluate(data.testing(), verbose=0, return_dict=True)
     return float(logs[accuracy]), _finite(logs["loss"])
+
+
+def _count_weights(model: Model) -> int:
+    return sum(target.size for target in find_prunable_variables(model).prunable)
 
 
 def accuracy_in(logs: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import inspect
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from tfprune_init.backend.protocols import Model
@@ -80,6 +80,15 @@ def exporter() -> Iterator[Exporter]:
         ...     for name, model in models.items():
         ...         print(name, export(model, f"{name}.tflite").raw_bytes)
     """
-    with ExitStack() as stack:
-        run = stack.enter_context(closing(Worker())).run if sys.platform == "linux" else run_script
-        yield stack.enter_context(closing(Exporter(run)))
+    with open_runner() as run, closing(Exporter(run)) as export:
+        yield export
+
+
+@contextmanager
+def open_runner() -> Iterator[Runner]:
+    """Make a function that runs scripts, in children of one worker where TensorFlow survives a fork."""
+    if sys.platform != "linux":
+        yield run_script
+        return
+    with closing(Worker()) as worker:
+        yield worker.run

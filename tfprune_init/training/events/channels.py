@@ -71,7 +71,8 @@ class FindChannels(Event):
             "budget": {
                 "kind": account.kind, "asked": account.asked, "limit": account.limit, "dense": account.dense,
                 "got": account.got, "counted": "what compact leaves",
-            }
+            },
+            "steps": [],
         }  # fmt: skip
         attach(run.model, run.state.masks)
         run.state.seconds["pruning"] += time.perf_counter() - began
@@ -84,6 +85,11 @@ class FindChannels(Event):
         options = {**({"seed": run.seed} if takes_seed else {}), **self.options}
         names = list_names(self.exclude)
         budget = self.budget or run.goal.budget or Budget(units=run.goal.density)
+        if budget.kind == "latency":
+            raise OptionError(
+                "What is measured is not the same again, and a run that goes on after a crash has to end with the same "
+                f"bits. Limit multiply_adds, or call tpi.find_channels yourself. Received: {budget!r}."
+            )
         return find_channels(
             run.model, run.data.train, budget=budget, importance=self.importance, exclude=names or None, **options
         )
