@@ -214,6 +214,31 @@ def test_lasso_refits_to_the_network_before_any_pruning(K: Any) -> None:
     assert "b/bias" not in found.weights  # it has none, so it was fitted without an intercept
 
 
+def test_of_units_side_by_side_the_second_make_up_for_the_first(K: Any) -> None:
+    """Both are refitted in one kernel, and add to one bias."""
+    with in_dtype(K, "float64"):
+        inputs = K.Input((6,))
+        sides = [K.layers.Dense(8, "sigmoid", name=name)(inputs) for name in "ab"]
+        model = K.Model(inputs, K.layers.Dense(3, name="head")(K.layers.Concatenate()(sides)))
+    drawn(model, 0)
+    x = np.random.default_rng(1).normal(size=(100, 6))
+    original, before = values(model), np.asarray(model(x))
+    of_b = np.asarray(K.Model(model.inputs, sides[1])([x])) @ original["head/kernel"][8:]
+    found = tpi.reconstruct_channels(model, x, method="lasso", keep=0.5)
+    assert [(layer.path, layer.next_path) for layer in found.layers] == [
+        ("a/kernel", "head/kernel"),
+        ("b/kernel", "head/kernel"),
+    ]
+    found.apply(model)
+    of_a = np.asarray(K.Model(model.inputs, sides[0])([x])) @ values(model)["head/kernel"][:8]
+    # a was refitted beside all of b; the intercept takes the mean of what it leaves.
+    added = (before - original["head/bias"] - of_b - of_a).mean(axis=0)
+    target = before - original["head/bias"] - added - of_a
+    left = before - np.asarray(model(x))
+    assert found.layers[1].error_after == pytest.approx(np.sum(left**2) / np.sum(target**2), rel=1e-9)
+    assert np.abs(left.mean(axis=0)).max() < 1e-9  # of b's refit, too
+
+
 @pytest.mark.parametrize(("method", "refit"), [("thinet_forward", "scale"), ("lasso", "least_squares")])
 def test_channels_that_are_there_twice_cost_nothing(K: Any, method: str, refit: str) -> None:
     model = convolutions(K)
