@@ -178,7 +178,7 @@ def test_thinet_is_what_brute_force_finds_behind_flatten(K: Any) -> None:
         left = [c for c in range(5) if c not in removed]
         removed.append(min(left, key=lambda c: float(np.linalg.norm(X[:, [*removed, c]].sum(axis=1)))))
     kept = sorted(set(range(5)) - set(removed))
-    scales = np.linalg.lstsq(X[:, kept], X.sum(axis=1))[0]
+    scales = np.linalg.lstsq(X[:, kept], X.sum(axis=1), rcond=None)[0]
     before = values(model)
     found = tpi.reconstruct_channels(model, images(), method="thinet", keep={"b": 2}, places=1000)
     (layer,) = found.layers
@@ -203,7 +203,7 @@ def test_lasso_refits_to_the_network_before_any_pruning(K: Any) -> None:
     found.apply(model)
     x, after = tap(K, model, "c")
     rows_of_kept = np.flatnonzero(np.isin(np.arange(x.shape[1]) % 5, second.kept))
-    solution = np.linalg.lstsq(np.c_[x[:, rows_of_kept], np.ones(len(x))], before)[0]
+    solution = np.linalg.lstsq(np.c_[x[:, rows_of_kept], np.ones(len(x))], before, rcond=None)[0]
     kernel = np.array(model.get_layer("c").kernel)
     np.testing.assert_allclose(kernel[rows_of_kept], solution[:-1], rtol=0, atol=1e-8)
     offsets = found.weights["c/bias"] - values(convolutions(K))["c/bias"]
