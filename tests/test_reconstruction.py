@@ -178,7 +178,7 @@ def test_thinet_is_what_brute_force_finds_behind_flatten(K: Any) -> None:
         left = [c for c in range(5) if c not in removed]
         removed.append(min(left, key=lambda c: float(np.linalg.norm(X[:, [*removed, c]].sum(axis=1)))))
     kept = sorted(set(range(5)) - set(removed))
-    scales = np.linalg.lstsq(X[:, kept], X.sum(axis=1))[0]
+    scales = np.linalg.lstsq(X[:, kept], X.sum(axis=1), rcond=None)[0]
     before = values(model)
     found = tpi.reconstruct_channels(model, images(), method="thinet", keep={"b": 2}, places=1000)
     (layer,) = found.layers
@@ -203,7 +203,7 @@ def test_lasso_refits_to_the_network_before_any_pruning(K: Any) -> None:
     found.apply(model)
     x, after = tap(K, model, "c")
     rows_of_kept = np.flatnonzero(np.isin(np.arange(x.shape[1]) % 5, second.kept))
-    solution = np.linalg.lstsq(np.c_[x[:, rows_of_kept], np.ones(len(x))], before)[0]
+    solution = np.linalg.lstsq(np.c_[x[:, rows_of_kept], np.ones(len(x))], before, rcond=None)[0]
     kernel = np.array(model.get_layer("c").kernel)
     np.testing.assert_allclose(kernel[rows_of_kept], solution[:-1], rtol=0, atol=1e-8)
     offsets = found.weights["c/bias"] - values(convolutions(K))["c/bias"]
@@ -212,6 +212,31 @@ def test_lasso_refits_to_the_network_before_any_pruning(K: Any) -> None:
     assert second.error_after == pytest.approx(error, rel=1e-6)
     assert second.error_after < (second.error_before or 0)
     assert "b/bias" not in found.weights  # it has none, so it was fitted without an intercept
+
+
+def test_of_units_side_by_side_the_second_make_up_for_the_first(K: Any) -> None:
+    """Both are refitted in one kernel, and add to one bias."""
+    with in_dtype(K, "float64"):
+        inputs = K.Input((6,))
+        sides = [K.layers.Dense(8, "sigmoid", name=name)(inputs) for name in "ab"]
+        model = K.Model(inputs, K.layers.Dense(3, name="head")(K.layers.Concatenate()(sides)))
+    drawn(model, 0)
+    x = np.random.default_rng(1).normal(size=(100, 6))
+    original, before = values(model), np.asarray(model(x))
+    of_b = np.asarray(K.Model(model.inputs, sides[1])([x])) @ original["head/kernel"][8:]
+    found = tpi.reconstruct_channels(model, x, method="lasso", keep=0.5)
+    assert [(layer.path, layer.next_path) for layer in found.layers] == [
+        ("a/kernel", "head/kernel"),
+        ("b/kernel", "head/kernel"),
+    ]
+    found.apply(model)
+    of_a = np.asarray(K.Model(model.inputs, sides[0])([x])) @ values(model)["head/kernel"][:8]
+    # a was refitted beside all of b; the intercept takes the mean of what it leaves.
+    added = (before - original["head/bias"] - of_b - of_a).mean(axis=0)
+    target = before - original["head/bias"] - added - of_a
+    left = before - np.asarray(model(x))
+    assert found.layers[1].error_after == pytest.approx(np.sum(left**2) / np.sum(target**2), rel=1e-9)
+    assert np.abs(left.mean(axis=0)).max() < 1e-9  # of b's refit, too
 
 
 @pytest.mark.parametrize(("method", "refit"), [("thinet_forward", "scale"), ("lasso", "least_squares")])

@@ -63,11 +63,11 @@ def test_each_addition_is_the_best_of_all(seed: int) -> None:
     for keep in range(1, 7):
 
         def left_over(c: int, residual: np.ndarray = residual) -> Any:
-            factor = np.linalg.lstsq(X[:, [c]], residual)[0]
+            factor = np.linalg.lstsq(X[:, [c]], residual, rcond=None)[0]
             return np.linalg.norm(residual - X[:, [c]] @ factor)
 
         chosen.append(min((c for c in range(6) if c not in chosen), key=left_over))
-        residual = y - X[:, chosen] @ np.linalg.lstsq(X[:, chosen], y)[0]
+        residual = y - X[:, chosen] @ np.linalg.lstsq(X[:, chosen], y, rcond=None)[0]
         assert add_by_residual(X, y, keep).tolist() == sorted(chosen)
 
 

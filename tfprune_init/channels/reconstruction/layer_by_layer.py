@@ -115,6 +115,7 @@ class _LayerByLayer:
         self._kernels = {path: np.array(self._variables[path].effective) for path in graph.units}
         self._removed = np.zeros(graph.removable.size, bool)
         self._outputs: dict[str, np.ndarray] = {}
+        self._added: dict[str, np.ndarray | float] = {}
         self.digests: dict[str, str] = {}
 
     def remember_outputs(self, pairs: Sequence[UnitPair]) -> None:
@@ -142,10 +143,7 @@ class _LayerByLayer:
         kernel, offsets = self._refit(layer, kept)
         if self._refit is not REFITS["none"]:
             kernel = self._rewrite(self._variables[layer.path], kernel).reshape(kernel.shape)
-            if offsets.any():
-                bias = self._find_bias(layer.path)
-                assert bias is not None
-                self._rewrite(bias, np.array(bias.tensor, np.float64) + offsets)
+            self._add_to_bias(layer.path, offsets)
         self._set_zeros()
         after = layer.measure_error(kernel, offsets, kept)
         return ReconstructedLayer(path, layer.path, units, tuple(kept.tolist()), before, after)
@@ -165,7 +163,8 @@ class _LayerByLayer:
         own = np.flatnonzero(pair.unit_at_row >= 0)
         if path in self._outputs:
             others = np.flatnonzero(pair.unit_at_row < 0)
-            target = self._outputs[path] - sample.compute_outputs(kernel, others)
+            # What others that are put beside these units give, and what was added to the bias on their account.
+            target = self._outputs[path] - sample.compute_outputs(kernel, others) - self._added.get(path, 0.0)
         else:
             target = sample.compute_outputs(kernel, own)
         if not target.any():
@@ -175,6 +174,12 @@ class _LayerByLayer:
             )
         has_bias = self._find_bias(path) is not None
         return NextLayer(path, kernel, pair.unit_at_row, len(pair.groups), sample, target, has_bias, self._seed)
+
+    def _add_to_bias(self, path: str, offsets: np.ndarray) -> None:
+        bias = self._find_bias(path)
+        if bias is not None and offsets.any():
+            self._rewrite(bias, np.array(bias.tensor, np.float64) + offsets)
+            self._added[path] = self._added.get(path, 0.0) + offsets
 
     def _find_bias(self, path: str) -> ModelVariable | None:
         layer = self._variables[path].layer

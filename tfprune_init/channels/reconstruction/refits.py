@@ -23,7 +23,7 @@ def fit_scales(X: np.ndarray, y: np.ndarray) -> np.ndarray:
     """
     scales = np.ones(X.shape[1])
     live = np.flatnonzero((X != 0).any(axis=0))
-    scales[live] = np.linalg.lstsq(X[:, live].astype(np.float64), y.astype(np.float64))[0]
+    scales[live] = np.linalg.lstsq(X[:, live].astype(np.float64), y.astype(np.float64), rcond=None)[0]
     return scales
 
 
@@ -47,7 +47,7 @@ def fit_weights(inputs: np.ndarray, outputs: np.ndarray, intercept: bool) -> tup
     """
     inputs, outputs = inputs.astype(np.float64), outputs.astype(np.float64)
     if not intercept:
-        return np.linalg.lstsq(inputs, outputs)[0], np.zeros(outputs.shape[1])
+        return np.linalg.lstsq(inputs, outputs, rcond=None)[0], np.zeros(outputs.shape[1])
     means = inputs.mean(axis=0), outputs.mean(axis=0)
-    weights = np.linalg.lstsq(inputs - means[0], outputs - means[1])[0]
+    weights = np.linalg.lstsq(inputs - means[0], outputs - means[1], rcond=None)[0]
     return weights, means[1] - means[0] @ weights
