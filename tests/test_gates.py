@@ -377,6 +377,54 @@ def test_models_in_other_hands_are_refused() -> None:
         tpi.insert_gates(taken)
 
 
+def test_the_proximal_step_of_the_worked_example_and_of_many() -> None:
+    rng = np.random.default_rng(0)
+    factors, velocity = np.array([0.05, 1.0, 0.0, 0.3]), np.zeros(4)
+    gate = tpi.layers.ChannelGate(upper=None)
+    gate.build((None, 4))
+    gate.set_weights([factors])
+    optimizer = tpi.layers.ProximalSGD(0.1, momentum=0.9, penalty=0.2)
+    for step in range(5):
+        gradient = np.array([0.1, -2.0, -0.5, 0.7]) if step == 0 else rng.normal(size=4)
+        optimizer.apply([tf.constant(gradient, tf.float32)], gate.trainable_variables)
+        moved = factors - 0.1 * gradient
+        near = np.sign(moved) * np.maximum(np.abs(moved) - 0.02, 0)
+        velocity = near - factors + 0.9 * velocity
+        factors = np.maximum(0, near + 0.9 * velocity)
+        np.testing.assert_allclose(gate.read_factors(), factors, atol=1e-6)
+        if step == 0:  # the example of the reference: z .02, v -.03, and 0 for max(0, -.007)
+            np.testing.assert_allclose([near[0], velocity[0], gate.read_factors()[0]], [0.02, -0.03, 0], atol=1e-9)
+
+
+def test_proximal_sgd_closes_gates_and_trains_weights_as_sgd(tmp_path: Path) -> None:
+    y = np.arange(6) % 3
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    gated = tpi.insert_gates(build("stack"), upper=None)
+    twin = tpi.insert_gates(build("stack"), upper=None)
+    twin.compile(keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True), loss)
+    gated.compile(tpi.layers.ProximalSGD(0.1, penalty=5.0), loss)
+    for model in (gated, twin):
+        model.train_on_batch(INPUTS, y)
+    np.testing.assert_allclose(gated.get_layer("head").kernel, twin.get_layer("head").kernel, atol=1e-7)
+    gated.fit(INPUTS, y, epochs=3, verbose=0)
+    factors = np.concatenate([gate.read_factors() for gate in gates_of(gated).values()])
+    assert (factors == 0).any()
+    gated.save(tmp_path / "gated.keras")
+    loaded = keras.models.load_model(tmp_path / "gated.keras")
+    for model in (gated, loaded):
+        model.fit(INPUTS, y, epochs=1, shuffle=False, verbose=0)
+    for one, other in zip(gated.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    plain = build("stack")
+    plain.compile(tpi.layers.ProximalSGD(), loss)
+    with pytest.raises(OptionError, match="none of 9 variables is the factors of a gate"):
+        plain.train_on_batch(INPUTS, y)
+    with pytest.raises(OptionError, match="penalty"):
+        tpi.layers.ProximalSGD(penalty=0)
+    with pytest.raises(OptionError, match="upper must be"):
+        tpi.layers.ChannelGate(upper=0)
+
+
 def test_another_kind_is_a_registered_class() -> None:
     @tpi.layers.register_gate("squared")
     class SquaredGate(GateLayer, keras.layers.Layer):

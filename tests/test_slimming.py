@@ -161,6 +161,63 @@ def test_a_penalty_stands_beside_a_regularizer_of_the_layer() -> None:
     assert bn.gamma.regularizer is regularizer
 
 
+def pre_activation(package: str) -> Any:
+    """A stem and two blocks that read a sum through BatchNorm."""
+    K = KERAS[package]
+    K.utils.set_random_seed(0)
+    L = K.layers
+
+    def bn(x: Any, name: str) -> Any:
+        return L.ReLU(name=f"{name}_relu")(L.BatchNormalization(name=f"{name}_bn")(x))
+
+    inputs = K.Input((8, 8, 2))
+    x = L.Conv2D(4, 3, padding="same", name="stem")(inputs)
+    for block in "ab":
+        y = L.Conv2D(5, 1, name=f"{block}_in")(bn(x, f"{block}_read"))
+        y = L.Conv2D(4, 3, padding="same", name=f"{block}_out")(bn(y, f"{block}_mid"))
+        x = L.Add(name=f"{block}_add")([x, y])
+    x = L.GlobalAveragePooling2D(name="pool")(bn(x, "last"))
+    model = K.Model(inputs, L.Dense(CLASSES, name="head")(x))
+    rng = np.random.default_rng(4)
+    for target in list_variables(model):
+        if target.name == "beta":
+            target.tensor.assign(rng.normal(size=target.shape))
+    return model
+
+
+@pytest.mark.parametrize("package", KERAS)
+def test_a_scale_that_reads_a_sum_selects_inputs(package: str) -> None:
+    model = slim(
+        pre_activation(package),
+        a_read=[0.9, 0.1, 0.8, 0.1], a_mid=[0.9, 0.1, 0.1, 0.1, 0.7],
+        b_read=[0.1, 0.1, 0.1, 0.6], b_mid=[0.1, 0.5, 0.1, 0.1, 0.1],
+        last=[0.9, 0.9, 0.9, 0.2],
+    )  # fmt: skip
+    found = tpi.find_slimming_masks(model, Fraction(13, 22))  # 9 of 22 stay
+    assert {path: np.flatnonzero(kept).tolist() for path, kept in found.channels.items()} == {
+        "a_in/kernel": [0, 4],
+        "b_in/kernel": [1],
+        "a_read_bn/gamma": [0, 2],
+        "b_read_bn/gamma": [3],
+        "last_bn/gamma": [0, 1, 2],
+    }
+    # The sum stays as it is.
+    for path in ("stem/kernel", "a_out/bias", "b_out/bias"):
+        assert path not in found.masks or found.masks[path].all()
+    assert found.masks["a_out/kernel"].any((0, 1, 2)).all()
+    np.testing.assert_array_equal(found.masks["a_in/kernel"][0, 0].any(1), [True, False, True, False])
+    np.testing.assert_array_equal(found.masks["head/kernel"].all(1), [True, True, True, False])
+    # The same, written down in another way: channels at zero behind BatchNorm.
+    x, _ = data(4)
+    smaller = tpi.compact(model, found.masks)
+    for name, kept in {"a_read": [0, 2], "a_mid": [0, 4], "b_read": [3], "b_mid": [1], "last": [0, 1, 2]}.items():
+        layer = model.get_layer(f"{name}_bn")
+        for one in (layer.gamma, layer.beta):
+            one.assign(np.where(np.isin(np.arange(one.shape[0]), kept), np.array(one), 0))
+    np.testing.assert_allclose(smaller.model(x), model(x), rtol=1e-4, atol=1e-5)
+    assert smaller.after.parameters < smaller.before.parameters
+
+
 def run(build_model: Any, folder: Path | None = None, **options: Any) -> Any:
     given, chosen = (data(), data(12, seed=1)), {"strength": 0.01, **options}
     return tpi.run("network_slimming", build_model, given, sparsity=0.6, steps=4, verbose=0, folder=folder, **chosen)

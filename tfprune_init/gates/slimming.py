@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,6 +17,8 @@ from tfprune_init.backend.weight_penalties import add_penalties
 from tfprune_init.checks import check_number
 from tfprune_init.errors import ModelError, ScoreError
 from tfprune_init.gates.channel_choice import choose_channels
+from tfprune_init.gates.model_calls import ModelCalls
+from tfprune_init.graph.channel_groups import NO_LABEL, spread_labels
 from tfprune_init.graph.dependency_graph import DependencyGraph, build_dependency_graph
 from tfprune_init.graph.variables import ModelVariable, list_variables
 from tfprune_init.masks import Masks
@@ -29,7 +31,8 @@ class Slimming:
 
     Attributes:
         masks: What is kept: a channel goes with its incoming weights, bias, scale, offset, and outgoing weights.
-        channels: For each kernel, by its path, whether each of its channels is kept.
+        channels: For each kernel, by its path, whether each of its channels is kept; for each BatchNorm that selects
+            inputs, by the path of its scale, whether each channel is.
         scales: For each of them the absolute scale of each channel, float64.
         left_whole: Why channels of each other kernel are not pruned, by path.
     """
@@ -91,7 +94,11 @@ def find_slimming_masks(model: Model, sparsity: float | Fraction, *, example: An
 
     Exactly floor(channels * (1 - sparsity)) stay, ties go to the lower position, and each layer keeps its best channel,
     also where more stay for it. A channel with several scales, as an expansion and the depthwise convolution behind it,
-    counts with the largest. Channels that a sum ties to others, and those without a scale, are left whole.
+    counts with the largest.
+
+    Where a sum ties channels to others they stay. A BatchNorm that reads the sum, as in pre-activation networks,
+    selects inputs in their place: the layers behind it lose the weights on its channels of small scales, and the sum
+    does not change. Channels without either, such as those of a network that adds behind BatchNorm, are left whole.
 
     Args:
         model: A built model, Keras 3 or tf_keras, best trained under `tpi.penalize_scales`. It stays as it is.
@@ -122,14 +129,40 @@ def find_slimming_masks(model: Model, sparsity: float | Fraction, *, example: An
     share = parse_sparsity(sparsity)
     graph = build_dependency_graph(model, example)
     scales, left = _find_scaled(model, graph)
+    selections = _find_selections(model, graph, scales)
+    scales |= {one.path: one.scales for one in selections}
     if not scales:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in list(left.items())[:8])
         raise ModelError(f"Model {model.name!r} has no channel that can be pruned by its scale. Received: {reasons}.")
     kept = choose_channels(scales, count_kept(sum(values.size for values in scales.values()), 1 - share))
     removed = np.zeros(graph.removable.size, bool)
     for path, stays in kept.items():
-        removed[graph.units[path][~stays]] = True
-    return Slimming(Masks(graph.masks(removed)), kept, scales, left)
+        if path in graph.units:
+            removed[graph.units[path][~stays]] = True
+    masks = graph.masks(removed)
+    for selection in selections:
+        selection.apply(masks, kept[selection.path])
+    return Slimming(Masks(masks), kept, scales, left)
+
+
+@dataclass(frozen=True, eq=False)
+class _InputSelection:
+    """A BatchNorm that reads a sum, whose channels stay: what takes its outputs does without some of them.
+
+    Attributes:
+        path: Its scale.
+        scales: The absolute scales, float64.
+        places: Variables and axes that are indexed by its channels, with the channel at each index.
+    """
+
+    path: str
+    scales: np.ndarray
+    places: tuple[tuple[str, int, np.ndarray], ...]
+
+    def apply(self, masks: dict[str, np.ndarray], kept: np.ndarray) -> None:
+        """Prune the scale and offset of channels that are not kept, and the weights that take them."""
+        for path, axis, channels in self.places:
+            masks[path] = masks[path] & spread_labels(kept[channels], axis, masks[path].shape)
 
 
 def check_scales(model: Model, example: Any = None) -> None:
@@ -177,3 +210,31 @@ def _find_scaled(model: Model, graph: DependencyGraph) -> tuple[dict[str, np.nda
         else:
             scales[path] = largest[units]
     return scales, left
+
+
+def _find_selections(model: Model, graph: DependencyGraph, scaled: Mapping[str, np.ndarray]) -> list[_InputSelection]:
+    """Return the BatchNorms whose channels stay, and whose outputs are taken by layers with weights alone."""
+    if not compat.is_symbolic(model):
+        return []
+    calls, variables = ModelCalls(model), list_variables(model)
+    whole = np.unique(np.concatenate([graph.units[path] for path in scaled])) if scaled else np.zeros(0, int)
+    found = []
+    for target in _list_scales(model):
+        labels = next((labels for _, labels in graph.entries.get(target.path, ())), np.zeros(0, int))
+        takers = calls.find_takers(target.layer)
+        if isinstance(takers, str) or not labels.size or np.isin(labels, [NO_LABEL, *whole]).any():
+            continue
+        if len(np.unique(labels)) < len(labels):
+            continue
+        order = np.argsort(labels)
+        own = [one for one in variables if one.layer is target.layer and one.name in ("gamma", "beta")]
+        places = [(one.path, 0, np.arange(len(labels))) for one in own]
+        taken = []
+        for one in variables:
+            if any(one.layer is taker for taker in takers):
+                rows = [(axis, at) for axis, at in graph.entries.get(one.path, ()) if np.isin(at, labels).all()]
+                taken += [(one.path, axis, order[np.searchsorted(labels[order], at)]) for axis, at in rows]
+        if len(taken) == len(takers) > 0:
+            sizes = np.abs(target.tensor.numpy().astype(np.float64))
+            found.append(_InputSelection(target.path, sizes, (*places, *taken)))
+    return found

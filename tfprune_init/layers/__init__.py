@@ -1,4 +1,4 @@
-"""Layers that make activations sparse: k winners, channels that are decided on for each example; gates of channels.
+"""Layers that make activations sparse (k winners, decisions for each example), gates of channels, and what trains them.
 
 `tfprune_init.layers.legacy` has the k-winners layers for tf_keras.
 """
@@ -9,6 +9,7 @@ from tfprune_init.layers.channel_gate import ChannelGate
 from tfprune_init.layers.decision_cost import CostTerm, DecisionCost
 from tfprune_init.layers.gates import GATE_KINDS, GateLayer, register_gate
 from tfprune_init.layers.k_winners import KWinners, KWinners2D
+from tfprune_init.layers.proximal_sgd import ProximalSGD
 from tfprune_init.layers.winners import Entropy
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "GateLayer",
     "KWinners",
     "KWinners2D",
+    "ProximalSGD",
     "register_gate",
 ]

@@ -10,15 +10,16 @@ from tfprune_init.layers.gates import PlainGate, register_gate
 @register_gate("plain")
 @keras.saving.register_keras_serializable(package="tfprune_init")
 class ChannelGate(PlainGate, keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
-    """Multiply each channel with a trained factor in [0, 1]; a channel whose factor is 0 is closed.
+    """Multiply each channel with a trained factor, by default in [0, 1]; a channel whose factor is 0 is closed.
 
-    Every step of an optimizer is followed by clipping to [0, 1]. Called at several places, the layer has one factor for
-    the channels that stand together there. A regularizer is part of the loss that `fit` shows, and it is saved with the
+    Every step of an optimizer is followed by clipping to [0, upper]. Called at several places, the layer has one factor
+    for the channels that stand together there. A regularizer is part of the loss that `fit` shows, and it is saved with the
     model.
 
     Args:
         axis: The axis of the channels.
-        initial: What the factors are at first, in [0, 1].
+        initial: What the factors are at first, in [0, upper].
+        upper: The largest factor, positive; None for none.
         regularizer: A Keras regularizer of the factors, or its name, such as keras.regularizers.L1(1e-3).
         **kwargs: Usual layer arguments.
 

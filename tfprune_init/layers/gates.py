@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -111,9 +113,13 @@ class GateLayer:
 class PlainGate(GateLayer):
     """What `ChannelGate` of both Kerases does."""
 
-    def __init__(self, axis: int = -1, initial: float = 1.0, regularizer: Any = None, **kwargs: Any):
+    def __init__(
+        self, axis: int = -1, initial: float = 1.0, upper: float | None = 1.0, regularizer: Any = None, **kwargs: Any
+    ):
         super().__init__(axis, **kwargs)
-        self.initial = check_number("initial", initial, "a number in [0, 1]", lambda given: 0 <= given <= 1)
+        self.upper = None if upper is None else check_number("upper", upper, "a positive number", lambda one: one > 0)
+        most = math.inf if self.upper is None else self.upper
+        self.initial = check_number("initial", initial, f"a number in [0, {most:g}]", lambda one: 0 <= one <= most)
         self.regularizer = compat.get_keras(self).regularizers.get(regularizer)
 
     def build_gate(self, channels: int) -> None:
@@ -123,23 +129,34 @@ class PlainGate(GateLayer):
             shape=(channels,),
             initializer=compat.get_keras(self).initializers.Constant(self.initial),
             regularizer=self.regularizer,
-            constraint=clip_to_unit,
+            constraint=FactorBounds(self.upper),
             trainable=True,
         )
 
     def make_factors(self, training: Any) -> tf.Tensor:
         """Return the factors as they are."""
-        return tf.clip_by_value(tf.convert_to_tensor(self.factors), 0, 1)
+        return FactorBounds(self.upper)(self.factors)
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration of the layer."""
         regularizer = compat.get_keras(self).regularizers.serialize(self.regularizer) if self.regularizer else None
-        return {**super().get_config(), "initial": self.initial, "regularizer": regularizer}
+        return {**super().get_config(), "initial": self.initial, "upper": self.upper, "regularizer": regularizer}
 
 
-def clip_to_unit(factors: Any) -> tf.Tensor:
-    """Return factors clipped to [0, 1]: the constraint of `ChannelGate`, after every step of an optimizer."""
-    return tf.clip_by_value(tf.convert_to_tensor(factors), 0, 1)
+@dataclass(frozen=True)
+class FactorBounds:
+    """Clip factors to [0, upper]: the constraint of `ChannelGate`, after every step of an optimizer.
+
+    Attributes:
+        upper: The largest factor; None for none.
+    """
+
+    upper: float | None
+
+    def __call__(self, factors: Any) -> tf.Tensor:
+        """Return the factors within the bounds."""
+        positive = tf.maximum(tf.convert_to_tensor(factors), 0)
+        return positive if self.upper is None else tf.minimum(positive, self.upper)
 
 
 @contextmanager
