@@ -1,4 +1,4 @@
-"""Layers that make activations sparse: k winners, decisions for each example; gates of channels, and their optimizer.
+"""Layers that make activations sparse: k winners, decisions for each example; gates of channels, their optimizer.
 
 `tfprune_init.layers.legacy` has the k-winners layers for tf_keras.
 """
