@@ -13,8 +13,8 @@ class ChannelGate(PlainGate, keras.layers.Layer):  # type: ignore[misc]  # Keras
     """Multiply each channel with a trained factor, by default in [0, 1]; a channel whose factor is 0 is closed.
 
     Every step of an optimizer is followed by clipping to [0, upper]. Called at several places, the layer has one factor
-    for the channels that stand together there. A regularizer is part of the loss that `fit` shows, and it is saved with the
-    model.
+    for the channels that stand together there. A regularizer is part of the loss that `fit` shows, and it is saved with
+    the model.
 
     Args:
         axis: The axis of the channels.
