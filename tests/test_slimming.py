@@ -185,7 +185,7 @@ def pre_activation(package: str) -> Any:
     return model
 
 
-@pytest.mark.parametrize("package", KERAS)
+@pytest.mark.parametrize("package", ["keras", pytest.param("tf_keras", marks=pytest.mark.exhaustive)])
 def test_a_scale_that_reads_a_sum_selects_inputs(package: str) -> None:
     model = slim(
         pre_activation(package),
@@ -223,7 +223,7 @@ def run(build_model: Any, folder: Path | None = None, **options: Any) -> Any:
     return tpi.run("network_slimming", build_model, given, sparsity=0.6, steps=4, verbose=0, folder=folder, **chosen)
 
 
-@pytest.mark.parametrize("package", KERAS)
+@pytest.mark.parametrize("package", ["keras", pytest.param("tf_keras", marks=pytest.mark.exhaustive)])
 def test_the_procedure_prunes_a_share_of_the_channels(package: str) -> None:
     found = run(lambda seed: build(package, seed), fine_tuning_steps=2)
     kept = {path: mask.reshape(-1, mask.shape[-1]).any(0) for path, mask in found.masks.items() if "kernel" in path}
