@@ -277,7 +277,7 @@ def test_help_imports_nothing_slow(tmp_path):
     code = """
 import sys
 from tfprune_cli.program import list_commands, main
-assert len(list_commands()) == 9
+assert len(list_commands()) == 10
 for words in ([], *([name] for name in list_commands())):
     assert main([*words, "--help"]) == 0, words
 slow = {"tensorflow", "keras", "numpy", "tf_keras", "tfprune_init", "rich"} & sys.modules.keys()

@@ -307,6 +307,7 @@ def test_a_worker_that_died_is_no_fault_of_the_file(tmp_path: Path) -> None:
 def test_another_worker_for_the_next_file(tmp_path: Path) -> None:
     before, path = workers(), tmp_path / "model.tflite"
     with tpi.exporter() as export:
+        wait_until(lambda: workers() - before)  # between fork and exec it is not known by its name
         (first,) = workers() - before
         assert export(small(), path, measure=False).batch is None
         assert workers() - before == {first}

@@ -175,8 +175,12 @@ def test_the_file_of_a_comparison_has_its_numbers(few: Results, tmp_path: Path) 
     written = Written(tmp_path / "report.html")
     check_summary(few, written.rows[0], written.facts)
     check_pictures(written)
-    heads, rows = written.tables[1][0], written.rows[1]
+    heads, rows = written.tables[2][0], written.rows[2]
     assert len(rows) == len(few) == 5
+    costs = {(row[0], row[1]): row[2:] for row in written.rows[1]}
+    for run in few:
+        share = f"{100 * run.sparsity:.4g}%"
+        assert costs[run.label, share][:2] == [str(run.training_steps), str(run.scoring_steps)]
     place = heads.index("accuracy")
     known = ["-" if run.accuracy is None else f"{100 * run.accuracy:.2f}%" for run in few]
     assert [row[place] for row in rows] == known
@@ -236,19 +240,19 @@ def test_numbers_are_those_of_the_report(report: tpi.PruningReport, pruned: Path
 @pytest.mark.browser
 def test_tables_sort(results: Results, compared: Path, browser: Browser) -> None:
     browser.open(compared, 1280)
-    heads = browser.ask("return [...document.querySelectorAll('table')[1].tHead.rows[0].cells].map(c => c.innerText)")
+    heads = browser.ask("return [...document.querySelectorAll('table')[2].tHead.rows[0].cells].map(c => c.innerText)")
     place = heads.index("accuracy")
     known = sorted(f"{100 * run.accuracy:.2f}%" for run in results if run.accuracy is not None)
     assert len(known) < len(results)
     for direction in (1, -1):
-        browser.ask(f"document.querySelectorAll('table')[1].querySelectorAll('button')[{place}].click()")
-        values = [row[place] for row in rows(browser, 1)]
+        browser.ask(f"document.querySelectorAll('table')[2].querySelectorAll('button')[{place}].click()")
+        values = [row[place] for row in rows(browser, 2)]
         numbers = [float(value.rstrip("%")) for value in values if value != "-"]
         assert numbers == sorted(numbers, reverse=direction < 0)
         assert sorted(values[: len(known)]) == known
         assert set(values[len(known) :]) == {"-"}
-    browser.ask("document.querySelectorAll('table')[1].querySelectorAll('button')[0].click()")
-    assert [row[0] for row in rows(browser, 1)] == sorted(run.label for run in results)
+    browser.ask("document.querySelectorAll('table')[2].querySelectorAll('button')[0].click()")
+    assert [row[0] for row in rows(browser, 2)] == sorted(run.label for run in results)
 
 
 @pytest.mark.browser

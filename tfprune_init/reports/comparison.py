@@ -71,24 +71,8 @@ def _build_accuracy(results: Results) -> ReportSection:
         Column("±", format_accuracy, number=True),
         Column("runs", format_count, number=True),
         Column("destroyed", format_count, number=True),
-        Column("training steps", format_large, number=True),
-        Column("scoring steps", format_large, number=True),
-        Column("multiply-adds", format_large, number=True),
     ]
-    rows = [
-        [
-            r.label,
-            _find_sparsity(r),
-            r.mean,
-            r.std,
-            r.runs,
-            r.destroyed,
-            r.training_steps,
-            r.scoring_steps,
-            r.multiply_adds,
-        ]
-        for r in results.summary()
-    ]
+    rows = [[r.label, _find_sparsity(r), r.mean, r.std, r.runs, r.destroyed] for r in results.summary()]
     parts: list[str | TableBlock | FigureBlock] = []
     if any(run.method != "dense" and run.status != "failed" for run in results):
         caption = "Test accuracy after training; points are means over seeds, bars go from the worst to the best."
@@ -96,23 +80,35 @@ def _build_accuracy(results: Results) -> ReportSection:
     explanation = (
         "A network is destroyed if it is not clearly better (by 5 standard errors) than guessing the most frequent "
         "class, or if pruning cut its outputs off from its inputs. Those count as the guess in the mean, unless they "
-        "were trained all the same. Below: means over seeds, standard deviations (±), and the mean cost of a run: "
-        "gradient steps of training and of scoring, and the multiply-adds of both, zeros not counted."
+        "were trained all the same. Below: means over seeds, and standard deviations (±)."
     )
     return ReportSection("Accuracy", [*parts, explanation, TableBlock(columns, rows)])
 
 
 def _build_cost(results: Results) -> list[ReportSection]:
-    """Plot accuracy against cost at the middle sparsity, where some run trains more than the dense network."""
-    steps = {run.training_steps for run in results if run.training_steps and run.multiply_adds}
-    if len(steps) < 2:
+    """List what runs cost, and plot accuracy against it where some run trains more than another."""
+    known = [row for row in results.summary() if row.training_steps is not None]
+    if not known:
         return []
-    sparsities = sorted(
-        {run.sparsity for run in results if run.method != "dense" and run.sparsity and run.multiply_adds}
+    columns = [
+        Column("method"),
+        Column("sparsity", format_percent, number=True),
+        Column("training", format_large, number=True),
+        Column("scoring", format_large, number=True),
+        Column("multiply-adds", format_large, number=True),
+    ]
+    rows = [[r.label, _find_sparsity(r), r.training_steps, r.scoring_steps, r.multiply_adds] for r in known]
+    explanation = (
+        "Gradient steps of training and of scoring connections, and the multiply-adds of both, zeros not counted: means "
+        "over seeds."
     )
-    chosen = sparsities[len(sparsities) // 2] if sparsities else None
-    caption = "Test accuracy against the multiply-adds of search and training together, zeros not counted."
-    return [ReportSection("Cost", [FigureBlock(plots.cost_curve(results, sparsity=chosen), caption)])]
+    parts: list[str | TableBlock | FigureBlock] = [explanation, TableBlock(columns, rows)]
+    if len({run.training_steps for run in results if run.multiply_adds}) > 1:
+        able = [s for s in results.sparsities if any(run.sparsity == s and run.multiply_adds for run in results)]
+        chosen = able[len(able) // 2] if able else None
+        caption = "Test accuracy against the multiply-adds of search and training together, zeros not counted."
+        parts.insert(0, FigureBlock(plots.cost_curve(results, sparsity=chosen), caption))
+    return [ReportSection("Cost", parts)]
 
 
 def _find_sparsity(row: SummaryRow) -> float | None:
