@@ -99,8 +99,8 @@ def _build_cost(results: Results) -> list[ReportSection]:
     ]
     rows = [[r.label, _find_sparsity(r), r.training_steps, r.scoring_steps, r.multiply_adds] for r in known]
     explanation = (
-        "Gradient steps of training and of scoring connections, and the multiply-adds of both, zeros not counted: means "
-        "over seeds."
+        "Gradient steps of training and of scoring connections, and the multiply-adds of both, zeros not counted: "
+        "means over seeds."
     )
     parts: list[str | TableBlock | FigureBlock] = [explanation, TableBlock(columns, rows)]
     if len({run.training_steps for run in results if run.multiply_adds}) > 1:
