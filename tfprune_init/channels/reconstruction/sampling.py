@@ -136,7 +136,7 @@ class LayerSampler:
             return (args[0] if args else kwargs["inputs"],) if id(layer) in wanted else None
 
         for call in trace_calls(self._model, x, find_inputs)[0]:
-            if call.inputs:
+            if id(call.layer) in wanted and call.outputs:
                 yield wanted[id(call.layer)], to_channels_last(call.inputs[0], call.layer)
 
     def _draw_places(self, target: ModelVariable, x: np.ndarray, number: int) -> Sample:
