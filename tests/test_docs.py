@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import keras
 import pytest
 from command import METHODS, call, scripts_in_process
 
@@ -88,6 +89,7 @@ def test_code_of_pages_runs(
     code = blocks(page, "python")
     assert code
     namespace: dict[str, object] = {}
+    keras.utils.set_random_seed(0)  # small networks may collapse at another
     with scripts():
         for block in code:
             exec(compile(block, page, "exec"), namespace)
