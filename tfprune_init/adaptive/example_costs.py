@@ -140,7 +140,8 @@ def measure_adaptive_cost(model: Model, data: Any) -> AdaptiveCost:
         >>> import keras, numpy as np, tfprune_init as tpi
         >>> L = keras.layers
         >>> layers = [L.Conv2D(4, 3, name="one"), L.Conv2D(4, 3, name="two"), L.GlobalMaxPooling2D(), L.Dense(2)]
-        >>> adaptive = tpi.insert_saliency(keras.Sequential([keras.Input((8, 8, 1)), *layers]))
+        >>> model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+        >>> adaptive = tpi.insert_saliency(model, kernel_initializer="zeros")
         >>> _ = adaptive.get_layer("one_decisions").decision_bias.assign([1.0, 1.0, -1.0, -1.0])
         >>> cost = tpi.measure_adaptive_cost(adaptive, np.ones((3, 8, 8, 1), "float32"))
         >>> cost.dense, cost.multiply_adds.tolist()  # 1,296 of the first convolution, 2,304 of the second, 8
