@@ -34,6 +34,7 @@ MODULES = sorted(
 def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with patch.dict(REGISTERED), patch.dict(CRITERIA):  # what examples register, other tests must not see
+        keras.utils.set_random_seed(0)
         failures, _ = doctest.testmod(importlib.import_module(name), optionflags=FLAGS)
     assert failures == 0
 
