@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 
 from tfprune_init.models.initialization import he_normal
+from tfprune_init.models.resnet import add_conv_bn
 
 # Filters of the 3x3 convolutions of each block.
 _VGG16 = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
@@ -72,17 +73,7 @@ def _build(
             x = keras.layers.MaxPooling2D(2, padding="same", name=f"block{block - 1}_pool")(x)
         for conv, filters in enumerate(widths, start=1):
             name = f"block{block}_conv{conv}"
-            x = keras.layers.Conv2D(
-                filters,
-                3,
-                padding="same",
-                use_bias=False,
-                kernel_initializer=he_normal(name, seed),
-                name=name,
-            )(x)
-            # Statistics as fast as PyTorch's, where the papers' numbers come from: Keras's default of 0.99
-            # lags behind in short trainings.
-            x = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
+            x = add_conv_bn(x, filters, 3, name, seed)
             x = keras.layers.ReLU(name=f"{name}_relu")(x)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     outputs = keras.layers.Dense(classes, kernel_initializer=he_normal("head", seed), name="head")(x)

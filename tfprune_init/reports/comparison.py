@@ -111,9 +111,9 @@ def _build_cost(results: Results) -> list[ReportSection]:
     return [ReportSection("Cost", parts)]
 
 
-def _find_sparsity(row: SummaryRow) -> float | None:
+def _find_sparsity(one: SummaryRow | Run) -> float | None:
     """Return the sparsity asked for; what was reached where none was."""
-    return 1 - row.density if row.sparsity is None and row.density is not None else row.sparsity
+    return 1 - one.density if one.sparsity is None and one.density is not None else one.sparsity
 
 
 def _build_masks(results: Results) -> list[ReportSection]:
@@ -159,14 +159,11 @@ def _build_runs(results: Results) -> ReportSection:
         Column("outcome"),
     ]
     rows = [
-        [run.label, _reached(run), run.seed, run.accuracy, run.prune_seconds, _describe_outcome(run)] for run in results
+        [run.label, _find_sparsity(run), run.seed, run.accuracy, run.prune_seconds, _describe_outcome(run)]
+        for run in results
     ]
     reasons = dict.fromkeys(f"Failed: {run.label}: {run.error}" for run in results if run.status == "failed")
     return ReportSection("Every run", [TableBlock(columns, rows), *reasons])
-
-
-def _reached(run: Run) -> float | None:
-    return 1 - run.density if run.sparsity is None and run.density is not None else run.sparsity
 
 
 def _describe_outcome(run: Run) -> str:
